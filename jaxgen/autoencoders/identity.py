@@ -1,0 +1,26 @@
+"""The autoencoder of models that work on pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from jaxgen import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Latents are the pictures themselves."""
+
+    factor = 1
+
+    def channels(self, image_channels: int) -> int:
+        """Channels of the latents of pictures with this many channels."""
+        return image_channels
+
+    def encode(self, params: types.PyTree, images: jax.Array) -> jax.Array:
+        return images
+
+    def decode(self, params: types.PyTree, latents: jax.Array) -> jax.Array:
+        return latents

@@ -1,0 +1,103 @@
+"""Check over widths that activations and their updates keep their scale under μP, beside the standard parametrization.
+
+Draws RUN/mup_check.png style plots to the path of --plot and exits 1 when a slope is outside the tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from jaxgen.commands import options
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_experiment(parser, "config")
+    parser.add_argument("--widths", default="64,128,256,512,1024", metavar="N,N,…", help="widths (default %(default)s)")
+    parser.add_argument("--seeds", type=options.positive, default=3, help="initializations to average over (default %(default)s)")
+    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes, a step between each (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.01, help="learning rate, larger than in training (default %(default)s)")
+    parser.add_argument("--batch", type=options.positive, default=8, help="examples in the batch (default %(default)s)")
+    parser.add_argument("--tolerance", type=float, default=0.1, help="largest slope allowed (default %(default)s)")
+    parser.add_argument("--plot", metavar="FILE", help="where to draw (default mup-check-<name>.png)")
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import jax
+    import tqdm
+
+    from jaxgen import mup, types
+    from jaxgen import experiment as experiments
+    from jaxgen.commands import session
+    from jaxgen.data import loader
+    from jaxgen.evaluation import plots
+    from jaxgen.parallel import sharding
+    from jaxgen.training import coordinate_check
+
+    try:
+        widths = sorted({int(width) for width in arguments.widths.split(",")})
+    except ValueError:
+        raise types.BadInput("--widths", arguments.widths, "whole numbers separated by commas") from None
+    if len(widths) < 2 or arguments.steps < 2:
+        raise types.BadInput("--widths and --steps", (widths, arguments.steps), "two widths and two steps at least")
+    settings = [
+        f"data.batch_size={arguments.batch}",
+        f"optimizer.learning_rate={arguments.rate}",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_steps=0",
+        "optimizer.clip_norm=none",
+        "training.microbatches=1",
+    ]
+    arguments.set += settings
+    experiment, name = session.load(arguments, arguments.config)
+    by_width: dict[tuple[str, int], experiments.Experiment] = {}
+    for parametrization in mup.Parametrization:
+        for width in widths:
+            tree = experiments.override(experiment, f"model.width={width}")
+            tree = experiments.override(tree, f"model.scaling.parametrization={parametrization}")
+            tree.validate()
+            by_width[parametrization, width] = tree
+    mesh = session.make_mesh(experiment)
+    examples = session.open_data(experiment, "train")
+
+    found: dict[str, Any] = {}
+    with jax.set_mesh(mesh):
+        data = experiment.data
+        with loader.batches(examples, data.features(), data.batch_size, sharding.batch_sharding(mesh), 0, 1) as batches:
+            _, batch = next(batches)
+        with tqdm.tqdm(total=len(by_width), unit="width", disable=None, leave=False) as bar:
+            for parametrization in mup.Parametrization:
+                scale, change = [], []
+                for width in widths:
+                    one, other = coordinate_check.sizes(
+                        by_width[parametrization, width], mesh, batch, range(arguments.seeds), arguments.steps
+                    )
+                    scale.append(one)
+                    change.append(other)
+                    bar.update()
+                found[parametrization] = (scale, change, coordinate_check.fit(widths, scale, change))
+    return _report(arguments, name, widths, found, plots, session)
+
+
+def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: dict[str, Any], plots: Any, session: Any) -> int:
+    plot = arguments.plot or f"mup-check-{name}.png"
+    plots.coordinate_check(widths, found, arguments.tolerance, plot)
+    figures: dict[str, Any] = {"widths": widths, "tolerance": arguments.tolerance, "plot": plot}
+    for parametrization, (_, _, slopes) in found.items():
+        where, worst = slopes.worst()
+        print(f"{parametrization}: {len(slopes.scale)} scales and {len(slopes.change)} changes; steepest {worst:+.3f}, {where}")
+        figures[parametrization] = {"worst": worst, "where": where, "scale": slopes.scale, "change": slopes.change}
+    slopes = found["mup"][2]
+    for item, reason in sorted(slopes.skipped.items()):
+        print(f"skipped: {item}: {reason}")
+    steep = {f"{kind} of {item}": slope for kind in ("change", "scale") for item, slope in getattr(slopes, kind).items()}
+    outside = {item: slope for item, slope in steep.items() if not abs(slope) <= arguments.tolerance}
+    for item, slope in sorted(outside.items(), key=lambda pair: -abs(pair[1])):
+        print(f"outside ±{arguments.tolerance}: {item}: {slope:+.3f}")
+    print(f"{plot}: {'FAILED' if outside else 'passed'}")
+    session.write_json(arguments.json, figures | {"passed": not outside, "skipped": slopes.skipped, "outside": outside})
+    return session.FAILED if outside else session.DONE

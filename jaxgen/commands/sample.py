@@ -1,0 +1,50 @@
+"""Draw pictures from the newest whole checkpoint of a run, as a captioned grid in RUN/samples."""
+
+from __future__ import annotations
+
+import argparse
+
+from jaxgen.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_experiment(parser, "run")
+    parser.add_argument(
+        "--count", type=options.positive, metavar="N", help="number of pictures (default 40, or one per caption)"
+    )
+    parser.add_argument("--caption", action="append", metavar="TEXT", help="draw this; repeatable (default: the test captions)")
+    parser.add_argument("--seed", type=int, help="noise (default: the experiment's seed)")
+    parser.add_argument("--each", action="store_true", help="also write every picture as a file of its own")
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import jax
+
+    from jaxgen import run as runs
+    from jaxgen import types
+    from jaxgen.commands import samples, session
+    from jaxgen.evaluation.generate import Generator
+    from jaxgen.training import checkpoint
+    from jaxgen.training import step as steps
+
+    folder = runs.Run(arguments.run).require()
+    experiment, _ = session.load(arguments, arguments.run)
+    player = session.generator_player(experiment)
+    item = session.sampled_item(experiment, player)
+    count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
+    samples.wanted(experiment, 1, arguments.caption)
+    mesh = session.make_mesh(experiment)
+    with jax.set_mesh(mesh):
+        built = steps.build(experiment, mesh)
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        step = session.newest_checkpoint(checkpoints, (item,))
+        if step is None:
+            raise types.BadInput("run", str(folder.root), "a run with a whole checkpoint; train it first")
+        target = {item: built.state.items()[item]}
+        checkpoints.check(step, target)
+        params = checkpoints.restore(step, target)[item]
+    generator = Generator(experiment, mesh, experiment.seed if arguments.seed is None else arguments.seed)
+    figures = samples.draw(experiment, generator, params, folder, step, count, arguments.caption, arguments.each)
+    session.write_json(arguments.json, {"run": str(folder.root), "step": step, **figures})
+    return session.DONE

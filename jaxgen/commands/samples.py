@@ -1,0 +1,103 @@
+"""Drawing captioned grids, for `train` at its end and for `sample`."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from jaxgen import experiment as experiments
+from jaxgen import run, types
+from jaxgen.commands import session
+from jaxgen.data import text
+from jaxgen.evaluation import pictures
+from jaxgen.evaluation.generate import Generator
+
+log = logging.getLogger(__name__)
+
+GRID = 40
+
+
+def draw(
+    experiment: experiments.Experiment,
+    generator: Generator,
+    params: types.PyTree,
+    folder: run.Run,
+    step: int,
+    count: int = GRID,
+    captions: list[str] | None = None,
+    each: bool = False,
+) -> dict[str, Any]:
+    """Draws pictures, writes a captioned grid, and scores them where the experiment says how.
+
+    Args:
+      count: number of pictures; captions repeat where there are fewer.
+      captions: the user's own; None takes those of the test split.
+      each: also writes every picture as a file of its own.
+
+    Returns:
+      Figures: path of the grid, number of pictures, network calls, and scores.
+    """
+    rows = wanted(experiment, count, captions)
+    fields = {name: rows[name] for stream in experiment.model.streams for name in (stream, f"{stream}_mask") if name in rows}
+    indices = np.arange(count)
+    images = []
+    with tqdm.tqdm(total=count, unit="image", disable=None, leave=False) as bar:
+        for part in generator.images(params, fields, indices):
+            images.append(part)
+            bar.update(len(part))
+    images = np.concatenate(images)
+    folder.samples.mkdir(parents=True, exist_ok=True)
+    path = folder.samples / f"step-{step:08d}.png"
+    shown = min(count, 100)
+    pictures.save(pictures.grid(images[:shown], _labels(rows)[:shown]), path)
+    log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
+    if each:
+        single = folder.samples / f"step-{step:08d}"
+        single.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images):
+            (single / f"{i:06d}.png").write_bytes(_png(image))
+    figures: dict[str, Any] = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
+    if experiment.evaluation is not None and captions is None:
+        figures |= experiment.evaluation.measure(images, rows, experiment.data)
+        for name in experiment.evaluation.figures:
+            log.info("%s: %.4f", name, figures[name])
+    return figures
+
+
+def wanted(experiment: experiments.Experiment, count: int, captions: list[str] | None) -> dict[str, np.ndarray]:
+    """What the pictures are to show: rows of the test split, or the user's captions in turn.
+
+    Raises:
+      BadInput: captions for a model that takes none, or a caption that is too long.
+    """
+    if captions is None:
+        return session.open_data(experiment, "test").rows(range(count))
+    if "text" not in experiment.model.streams:
+        raise types.BadInput("--caption", captions[0], f"no caption: the model is conditioned on {experiment.model.streams}")
+    length = experiment.data.text_length
+    for caption in captions:
+        if text.needed(caption) > length:
+            raise types.BadInput(
+                "--caption", caption, f"at most data.text_length={length} bytes, two of them for start and end"
+            )
+    encoded = [text.encode(caption, length) for caption in captions]
+    chosen = [encoded[i % len(encoded)] for i in range(count)]
+    return {"text": np.stack([ids for ids, _ in chosen]), "text_mask": np.stack([mask for _, mask in chosen])}
+
+
+def _labels(rows: dict[str, np.ndarray]) -> list[str]:
+    if "text" in rows:
+        return [text.decode(ids) for ids in rows["text"]]
+    return [str(label) for label in rows["label"]]
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()

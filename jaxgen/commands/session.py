@@ -1,0 +1,117 @@
+"""What commands share: options, logging, devices, checked starts, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxgen
+from jaxgen import experiment as experiments
+from jaxgen import run, types
+from jaxgen.parallel import mesh as meshes
+from jaxgen.training import checkpoint
+from jaxgen.training import state as states
+
+log = logging.getLogger(__name__)
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 42
+
+
+def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Runs a command; bad input becomes one clear line and exit code 2."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("jaxgen")
+    logger.addHandler(handler)
+    logger.propagate = False  # some dependencies configure the root logger, which would say everything twice
+    logger.setLevel(logging.INFO)
+    try:
+        return command(arguments)
+    except types.BadInput as complaint:
+        print(f"jaxgen: {complaint}", file=sys.stderr)
+        return BAD_INPUT
+    finally:
+        logger.removeHandler(handler)
+
+
+def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Experiment, str]:
+    """The experiment named on the command line, and its name."""
+    return experiments.load(reference, arguments.set, arguments.trust)
+
+
+def make_mesh(experiment: experiments.Experiment) -> jax.sharding.Mesh:
+    """The experiment's mesh on the devices present; refuses a batch that does not divide over it."""
+    devices = jax.devices()
+    experiment.mesh.check_batch(experiment.data.batch_size // experiment.training.microbatches, len(devices))
+    return meshes.build(experiment.mesh, devices)
+
+
+def write_json(path: str | None, figures: dict[str, Any]) -> None:
+    """Writes the figures where `--json FILE` asked for it."""
+    if path:
+        import upath
+
+        run.write_whole(upath.UPath(path), (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def describe(experiment: experiments.Experiment, trust: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
+    """The content of RUN/experiment.json."""
+    content = {
+        "jaxgen": jaxgen.__version__,
+        "trust": list(trust),
+        "experiment": experiments.dump(experiment),
+        "history": history,
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def sampled_item(experiment: experiments.Experiment, player: str) -> str:
+    """Checkpoint item that samples are drawn from, as `sampler.ema` says.
+
+    Raises:
+      BadInput: the run keeps no such average.
+    """
+    wanted, kept = experiment.sampler.ema, experiment.training.ema
+    if wanted == 0 or (wanted is None and not kept):
+        return states.params_item(player)
+    if wanted is not None and wanted not in kept:
+        raise types.BadInput("sampler.ema", wanted, f"0 (newest parameters) or a decay that the run keeps: training.ema={kept}")
+    return states.ema_item(player, str(kept[0] if wanted is None else wanted))
+
+
+def generator_player(experiment: experiments.Experiment) -> str:
+    """The player that is the experiment's model."""
+    for player in experiment.objective.players(experiment):
+        if player.module == experiment.model:
+            return player.name
+    raise types.BadInput("objective", type(experiment.objective).__name__, "an objective that trains `model`, to draw samples")
+
+
+def versions() -> dict[str, str]:
+    """Versions that matter to who reads a checkpoint."""
+    import flax
+    import optax
+    import orbax.checkpoint
+
+    modules = {"jaxgen": jaxgen, "jax": jax, "flax": flax, "optax": optax, "orbax-checkpoint": orbax.checkpoint, "numpy": np}
+    return {name: module.__version__ for name, module in modules.items()}
+
+
+def newest_checkpoint(checkpoints: checkpoint.Checkpoints, items: tuple[str, ...] | None = None) -> int | None:
+    """Newest whole checkpoint; each broken one is named in the log."""
+    return checkpoints.newest_whole(log.warning, items)
+
+
+def open_data(experiment: experiments.Experiment, split: str) -> types.Examples:
+    """The experiment's data; the training split in shuffled order."""
+    try:
+        return experiment.data.open(split, experiment.seed, shuffle=split == "train")
+    except types.BadInput as complaint:
+        raise complaint.under("data") from None

@@ -1,0 +1,179 @@
+"""A training session: checks everything, restores or starts, runs the loop, draws samples.
+
+All that can be refused is refused before anything compiles or is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen import experiment as experiments
+from jaxgen import run, types
+from jaxgen.commands import samples, session
+from jaxgen.data import loader
+from jaxgen.evaluation.generate import Generator
+from jaxgen.parallel import chips, compiles, sharding
+from jaxgen.training import checkpoint, flops, logs, loop, signals
+from jaxgen.training import step as steps
+from jaxgen.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+class TrainingSession:
+    """One `jaxgen train`, from the checks to the last grid."""
+
+    def __init__(self, experiment: experiments.Experiment, folder: str, trust: tuple[str, ...]) -> None:
+        """Checks; raises BadInput for everything that the user has to change."""
+        self.compiles = compiles.CompileLog()
+        self.experiment = experiment
+        self.folder = run.Run(folder)
+        self.trust, self.history = trust, []
+        changed = self._compare()
+        self.mesh = session.make_mesh(experiment)
+        self.examples = session.open_data(experiment, "train")
+        with jax.set_mesh(self.mesh):
+            self.step = steps.build(experiment, self.mesh)
+        self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
+        self.folder.create()
+        self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep)
+        self.start = session.newest_checkpoint(self.checkpoints)
+        if self.start is None and self.checkpoints.steps():
+            log.warning("no checkpoint of %s is whole: starting from step 0", self.folder.root)
+        if self.start is not None:
+            self._check_checkpoint()
+        if changed or not self.folder.exists():
+            if changed:
+                shown = {name: list(pair) for name, pair in changed.items()}
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                self.history.append({"step": self.start or 0, "time": now, "changes": shown})
+            run.write_whole(self.folder.experiment, session.describe(experiment, self.trust, self.history))
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end or to a stop signal. Returns figures: steps, last row, compiles, samples."""
+        experiment, start = self.experiment, self.start or 0
+        training = experiment.training
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jax.set_mesh(self.mesh))
+            stack.enter_context(self.checkpoints)
+            self.rows = stack.enter_context(contextlib.closing(logs.MetricsLog(self.folder)))
+            curves = stack.enter_context(contextlib.closing(logs.Curves(self.folder, self.start)))
+            stop = stack.enter_context(signals.StopRequest().listening())
+            self.compiles.because("the first step")
+            frozen = self.step.load_frozen(np.uint32(experiment.seed))
+            self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen)}
+            self.checkpoints.discard_newer(self.start)
+            self.rows.cut_to(start)
+            state = self._restored(frozen) if self.start is not None else self.step.initial(np.uint32(experiment.seed))
+            self._tell(start)
+            last: dict[str, Any] = {}
+
+            def write(step: int, row: dict[str, Any]) -> None:
+                last.update(step=step, **row)
+                self.rows.write(step, row)
+                curves.write(step, row)
+
+            made = loop.Loop(
+                step=self.step,
+                steps=training.steps,
+                log_every=training.log_every,
+                checkpoint_every=training.checkpoint_every,
+                batch_size=experiment.data.batch_size,
+                write=write,
+                save=self._save,
+                sample=self._sample,
+                sample_every=training.sample_every if experiment.sampler else 0,
+                step_flops=flops.per_example(experiment, self.step) * experiment.data.batch_size,
+                peak_flops=chips.peak_flops(self.mesh),
+            )
+            done = start
+            if start < training.steps:
+                layout = sharding.batch_sharding(self.mesh)
+                data = experiment.data
+                with loader.batches(self.examples, data.features(), data.batch_size, layout, start, data.prefetch) as batches:
+                    state, done = made.run(state, frozen, batches, start, stop)
+            else:
+                log.info("all %d steps are done already", training.steps)
+            self.checkpoints.wait()
+        figures: dict[str, Any] = {"run": str(self.folder.root), "steps": done, "last": last, "compiles": self.compiles.count}
+        figures["stopped"] = stop.name if done < training.steps else None
+        if figures["stopped"]:
+            log.info("%s: saved step %d; the same command goes on from there", stop.name, done)
+        elif self.item:
+            figures |= self._sample(done, state)
+        return figures
+
+    def _compare(self) -> dict[str, tuple[Any, Any]]:
+        """Differences from the experiment that the folder holds; refuses another one."""
+        if not self.folder.exists():
+            return {}
+        content = json.loads(self.folder.experiment.read_text())
+        self.trust = tuple(dict.fromkeys((*self.trust, *content.get("trust", ()))))
+        self.history = content.get("history", [])
+        old = experiments.rebuild(content["experiment"], self.trust)
+        changed = experiments.check_resumable(old, self.experiment, str(self.folder.root))
+        for name, (before, after) in changed.items():
+            log.info("changed since the run began: %s from %r to %r", name, before, after)
+        return changed
+
+    def _check_checkpoint(self) -> None:
+        self.checkpoints.check(self.start, self.step.state.items())
+        saved = self.checkpoints.read_position(self.start)["source"]
+        if saved != self.examples.fingerprint:
+            needed = f"the data that the run was trained on (fingerprint {saved}); the source has changed"
+            raise types.BadInput("data.source", self.examples.fingerprint, needed)
+
+    def _frozen_about(self, frozen: dict[str, types.PyTree]) -> dict[str, dict[str, str]]:
+        """Source and hash of each frozen network; refuses weights that differ from those the run began with."""
+        about = {}
+        for network in self.experiment.objective.frozen(self.experiment):
+            digest = hashlib.blake2b(digest_size=16)
+            for leaf in jax.tree.leaves(jax.device_get(frozen[network.name])):
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+            about[network.name] = {"source": network.source, "hash": digest.hexdigest()}
+        if self.start is not None:
+            saved = self.checkpoints.read_about(self.start)["frozen"]
+            if saved != about:
+                raise types.BadInput("objective", f"frozen networks {about}", f"those that the run began with: {saved}")
+        return about
+
+    def _restored(self, frozen: dict[str, types.PyTree]) -> State:
+        abstract = self.step.state
+        found = self.checkpoints.restore(self.start, abstract.items())
+        place = lambda value, like: jax.device_put(np.asarray(value, like.dtype), like.sharding)
+        empty = jax.tree.map(lambda leaf: leaf, abstract)
+        state = empty.with_items(place(self.start, abstract.step), found)
+        return state.replace(seed=place(self.experiment.seed, abstract.seed), halted=place(False, abstract.halted))
+
+    def _save(self, done: int, state: State) -> None:
+        self.rows.flush()
+        self.checkpoints.save(done, state.items(), {"step": done, "source": self.examples.fingerprint}, self.about)
+
+    def _sample(self, done: int, state: State) -> dict[str, Any]:
+        self.compiles.because("drawing samples")
+        generator = Generator(self.experiment, self.mesh, self.experiment.seed)
+        return samples.draw(self.experiment, generator, state.items()[self.item], self.folder, done)
+
+    def _tell(self, start: int) -> None:
+        held, whole = sharding.bytes_per_device(self.step.state.items())
+        shape = " × ".join(f"{name}={size}" for name, size in self.mesh.shape.items() if size > 1) or "one device"
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.step.state.params))
+        log.info(
+            "%s: %s parameters on %s; %.1f MB of state a device (%.0f %% of it)",
+            self.folder.root,
+            f"{count:,}",
+            shape,
+            held / 1e6,
+            100 * held / whole,
+        )
+        if start:
+            log.info("going on from step %d of %d", start, self.experiment.training.steps)
+

@@ -1,0 +1,1 @@
+"""What became of a run: pictures to look at, metrics and the report."""

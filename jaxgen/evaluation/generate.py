@@ -1,0 +1,70 @@
+"""Pictures from a trained network: the one place where sampler, network and autoencoder meet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import types
+from jaxgen.models import interface
+from jaxgen.parallel import keys, sharding
+from jaxgen.parallel import mesh as meshes
+from jaxgen.samplers import guidance
+from jaxgen.samplers.sampler import noise_for, to_uint8
+
+log = logging.getLogger(__name__)
+
+
+class Generator:
+    """Draws picture i from caption i. Picture i is the same whatever else is drawn and on however many devices.
+
+    A device always computes `sampler.images_per_device` pictures at once: shapes, and so the order of summation, never change.
+    """
+
+    def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int) -> None:
+        model, sampler, autoencoder = experiment.model, experiment.sampler, experiment.autoencoder
+        side = experiment.data.resolution // autoencoder.factor
+        shape = (side, side, model.channels)
+        compute = jnp.dtype(experiment.precision.compute)
+
+        def draw(params: types.PyTree, batch: types.Batch, indices: jax.Array) -> jax.Array:
+            noise = noise_for(keys.stream(keys.root(seed), "sample"), indices, shape)
+            streams = interface.conditions(batch, model.streams)
+            if guidance.needs_null(sampler.guidance):
+                streams = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), streams, interface.null(streams))
+
+            def velocity(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
+                return interface.velocity(model, params, x, t, streams, compute), carry
+
+            latents, _ = sampler(sampler.guided(velocity), noise, ())
+            return to_uint8(autoencoder.decode(None, latents))
+
+        self._layout = sharding.batch_sharding(mesh)
+        self._draw = jax.jit(draw, out_shardings=self._layout)
+        self._mesh = mesh
+        self.rows = sampler.images_per_device * meshes.batch_shards(mesh)
+
+    def images(self, params: types.PyTree, conditions: dict[str, np.ndarray], indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields pictures uint8 [n, H, W, C] in order, at most `rows` at a time.
+
+        Args:
+          params: parameters of the generator.
+          conditions: by field name, [count, ...], what each picture is to show (fields as in a batch).
+          indices: [count] integers; the picture's number decides its noise.
+        """
+        for start in range(0, len(indices), self.rows):
+            part = slice(start, start + self.rows)
+            count = len(indices[part])
+            with jax.set_mesh(self._mesh):
+                batch = {name: self._place(values[part]) for name, values in conditions.items()}
+                images = self._draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
+            yield np.asarray(jax.device_get(images))[:count]
+
+    def _place(self, rows: np.ndarray) -> jax.Array:
+        filled = np.concatenate([rows, np.repeat(rows[-1:], self.rows - len(rows), axis=0)])
+        return jax.device_put(filled, self._layout)

@@ -1,0 +1,412 @@
+"""The experiment: a typed tree of frozen dataclasses, loaded from Python, overridden, validated, written as JSON, read back.
+
+A configuration is a Python file with a function `get_config() -> Experiment` and one function per variant (`tiny`, …), named
+on the command line as `file.py` and `file.py:tiny`. Nodes are frozen dataclasses or Flax modules, leaves are scalars, enums,
+tuples or None. Nothing here imports the classes that a tree is made of: they are named `package.module:Class` and resolved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import importlib
+import importlib.util
+import inspect
+import json
+import types as builtin_types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from jaxgen import types
+
+MAY_CHANGE = (
+    "mesh",
+    "sampler",
+    "evaluation",
+    "training.steps",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep",
+    "training.sample_every",
+    "model.remat",
+    "data.prefetch",
+)
+"""Names (and everything below them) that a resumed run may change; anything else is another experiment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Attributes:
+    compute: dtype that networks compute in; parameters, optimizer, losses and sampler state are float32 always.
+    """
+
+    compute: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run depends on. Its top-level names are fixed.
+
+    Attributes:
+      model: the generator, a Flax module. autoencoder: pictures to latents. encoders: towers that condition or judge.
+      objective: what is minimised. data: source and batch. mesh: sizes of the device mesh. precision: compute dtype.
+      optimizer: update rule. training: length, logging, checkpoints, averages. sampler: from noise to data.
+      evaluation: what is measured of a checkpoint. seed: root of all random streams.
+    """
+
+    model: Any
+    objective: Any
+    data: Any
+    optimizer: Any
+    training: Any
+    sampler: Any
+    mesh: Any
+    autoencoder: Any
+    encoders: tuple[Any, ...] = ()
+    precision: Precision = Precision()
+    evaluation: Any = None
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Checks every leaf's type, every node's own `validate()`, then every node's `check(experiment)` across nodes.
+
+        Raises:
+          BadInput: with the full dotted name, the value found and the value needed.
+        """
+        nodes = list(_nodes(self, ""))
+        for path, node in nodes:
+            for name, annotation, value in _fields(node):
+                _conform(value, annotation, f"{path}.{name}" if path else name)
+        for method, arguments in (("validate", ()), ("check", (self,))):
+            for path, node in nodes[1:]:
+                if hasattr(node, method):
+                    try:
+                        getattr(node, method)(*arguments)
+                    except types.BadInput as complaint:
+                        # `check` names options from the root; `validate` names them from its own node.
+                        raise (complaint if method == "check" else complaint.under(path)) from None
+
+
+def load(reference: str, overrides: Iterable[str] = (), trust: Iterable[str] = ()) -> tuple[Experiment, str]:
+    """Loads, overrides and validates an experiment.
+
+    Args:
+      reference: `file.py`, `file.py:variant`, a run folder, or an experiment.json.
+      overrides: `dotted.name=value`, applied in order.
+      trust: packages besides jaxgen whose classes a JSON file may name.
+
+    Returns:
+      The experiment, and its name (`quickstart`, `quickstart-tiny`; of a run folder, the folder's name).
+
+    Raises:
+      BadInput: nothing there, or something wrong in it.
+    """
+    file, _, variant = reference.partition(".py:") if ".py:" in reference else (reference, "", "")
+    if reference.endswith(".py") or variant:
+        tree = _call(file if file.endswith(".py") else f"{file}.py", variant or "get_config")
+        name = inspect.getmodulename(file if file.endswith(".py") else f"{file}.py") or "run"
+        name = f"{name}-{variant}" if variant else name
+    else:
+        tree, name = _read(reference, trust)
+    for text in overrides:
+        tree = override(tree, text)
+    tree.validate()
+    return tree, name
+
+
+def override(tree: Experiment, text: str) -> Experiment:
+    """The tree with one `dotted.name=value` applied; the value is parsed by the field's type.
+
+    Raises:
+      BadInput: unknown name (with the nearest ones), or a value of another type.
+    """
+    name, found, value = text.partition("=")
+    if not found:
+        raise types.BadInput("--set", text, "dotted.name=value")
+    return _override(tree, name.split("."), value, tree, name)
+
+
+def dump(node: Any) -> Any:
+    """The tree as JSON-ready data; nodes carry their class as `package.module:Class`."""
+    if _is_node(node):
+        cls = type(node)
+        return {"class": f"{cls.__module__}:{cls.__qualname__}", **{name: dump(value) for name, _, value in _fields(node)}}
+    if isinstance(node, enum.Enum):
+        return node.value
+    if isinstance(node, tuple):
+        return [dump(item) for item in node]
+    return node
+
+
+def rebuild(data: Any, trust: Iterable[str] = (), path: str = "") -> Any:
+    """The inverse of `dump`, naming only classes of jaxgen and of trusted packages.
+
+    Raises:
+      BadInput: a class of another package, one that does not exist, or fields that it does not have.
+    """
+    if isinstance(data, list):
+        return tuple(rebuild(item, trust, f"{path}[{i}]") for i, item in enumerate(data))
+    if not isinstance(data, dict):
+        return data
+    cls = _resolve(str(data.get("class")), path, trust)
+    known = {field.name: field for field in _config_fields(cls)}
+    hints = _hints(cls)
+    values = {}
+    for name, item in data.items():
+        if name == "class":
+            continue
+        here = f"{path}.{name}" if path else name
+        if name not in known:
+            raise types.BadInput(here, item, f"a field of {data['class']}: {', '.join(known)}")
+        annotation = hints.get(name, Any)
+        values[name] = annotation(item) if _is_enum(annotation) else rebuild(item, trust, here)
+    return _construct(cls, values, path)
+
+
+def flatten(node: Any, path: str = "") -> dict[str, Any]:
+    """Leaves by dotted name, as in JSON; a node's class is the leaf `<name>.class`."""
+    data = dump(node) if _is_node(node) else node
+    if isinstance(data, dict):
+        leaves = {}
+        for name, value in data.items():
+            leaves |= flatten(value, f"{path}.{name}" if path else name)
+        return leaves
+    return {path: data}
+
+
+def difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Leaves that differ, as {name: (old, new)}."""
+    a, b = flatten(old), flatten(new)
+    absent = "(absent)"
+    return {
+        name: (a.get(name, absent), b.get(name, absent)) for name in {**a, **b} if a.get(name, absent) != b.get(name, absent)
+    }
+
+
+def check_resumable(old: Experiment, new: Experiment, where: str) -> dict[str, tuple[Any, Any]]:
+    """Returns the differences, all of them among `MAY_CHANGE`.
+
+    Raises:
+      BadInput: a difference that makes it another experiment.
+    """
+    changed = difference(old, new)
+    refused = {
+        name: pair for name, pair in changed.items() if not any(name == ok or name.startswith(f"{ok}.") for ok in MAY_CHANGE)
+    }
+    if refused:
+        shown = "; ".join(f"{name}: {a!r} there, {b!r} asked for" for name, (a, b) in refused.items())
+        raise types.BadInput("run", where, f"a folder of the same experiment, or another --run. It differs in {shown}")
+    return changed
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _call(file: str, function: str) -> Experiment:
+    import pathlib
+
+    if not pathlib.Path(file).is_file():
+        raise types.BadInput("CONFIG", file, "a Python file, a run folder or an experiment.json")
+    spec = importlib.util.spec_from_file_location(f"jaxgen_config_{pathlib.Path(file).stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = getattr(module, function, None)
+    if not inspect.isfunction(made):
+        variants = [
+            name for name, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        shown = ", ".join(name for name in variants if name != "get_config" and not name.startswith("_"))
+        raise types.BadInput("CONFIG", f"{file}:{function}", f"one of its variants: {shown or 'none'}")
+    tree = made()
+    if not isinstance(tree, Experiment):
+        raise types.BadInput("CONFIG", f"{file}:{function} -> {type(tree).__name__}", "a function that returns an Experiment")
+    return tree
+
+
+def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
+    import upath
+
+    path = upath.UPath(reference)
+    if not reference.endswith(".json"):
+        path = path / "experiment.json"
+    if not path.exists():
+        raise types.BadInput("CONFIG", reference, "a Python file, a run folder or an experiment.json")
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise types.BadInput("CONFIG", str(path), f"JSON; {error}") from None
+    trust = (*trust, *data.get("trust", ()))
+    tree = rebuild(data.get("experiment"), trust)
+    if not isinstance(tree, Experiment):
+        raise types.BadInput("CONFIG", str(path), "a dumped experiment")
+    return tree, path.parent.name
+
+
+def _resolve(name: str, path: str, trust: Iterable[str]) -> type:
+    module, _, qualname = name.partition(":")
+    if module.partition(".")[0] not in {"jaxgen", *trust}:
+        raise types.BadInput(f"{path}.class", name, "a class of jaxgen, or of a package given by --trust")
+    try:
+        cls = getattr(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError):
+        raise types.BadInput(f"{path}.class", name, "an existing class, as package.module:Class") from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise types.BadInput(f"{path}.class", name, "a dataclass")
+    return cls
+
+
+def _construct(cls: type, values: dict[str, Any], path: str) -> Any:
+    required = [
+        field.name
+        for field in _config_fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and field.name not in values
+    ]
+    if required:
+        raise types.BadInput(f"{path}.{required[0]}".lstrip("."), "nothing", f"a value; {cls.__name__} has no default for it")
+    return cls(**values)
+
+
+# --- overriding ------------------------------------------------------------------------------------------------------
+
+
+def _override(node: Any, names: list[str], text: str, root: Experiment, full: str) -> Any:
+    fields = {name: (annotation, value) for name, annotation, value in _fields(node)} if _is_node(node) else {}
+    if names[0] not in fields:
+        raise types.BadInput(full, text, _nearest(full, root))
+    annotation, value = fields[names[0]]
+    if len(names) > 1:
+        new = _override(value, names[1:], text, root, full)
+    else:
+        field = next(field for field in _config_fields(type(node)) if field.name == names[0])
+        new = _parse(text, annotation, full, field.metadata.get("choices", {}), value)
+    return type(node)(**{name: new if name == names[0] else value for name, (_, value) in fields.items()})
+
+
+def _nearest(full: str, root: Experiment) -> str:
+    names = [name for name in flatten(root) if not name.endswith("class")]
+    names += [path for path, _ in _nodes(root, "") if path]
+    last = full.rpartition(".")[2]
+    near = [name for name in names if name.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(full, names, n=3, cutoff=0.6)
+    if not near:
+        tails = {name.rpartition(".")[2]: name for name in names}
+        near = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=3, cutoff=0.6)]
+    if near:
+        return f"an option that exists; did you mean {', '.join(dict.fromkeys(near[:3]))}?"
+    return f"an option that exists; at the top are {', '.join(field.name for field in dataclasses.fields(root))}"
+
+
+def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: Any) -> Any:
+    """The value that `text` stands for under this annotation."""
+    if choices or _is_node(old):
+        if text not in choices and ":" not in text:
+            raise types.BadInput(path, text, f"one of {', '.join(choices)}" if choices else "package.module:Class")
+        return _construct(_resolve(choices.get(text, text), path, {text.partition(".")[0]}), {}, path)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, builtin_types.UnionType):
+        if text.lower() == "none" and type(None) in arguments:
+            return None
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _parse(text, inner[0], path, choices, old)
+    if origin is Literal:
+        if text not in arguments:
+            raise types.BadInput(path, text, f"one of {', '.join(map(str, arguments))}")
+        return text
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        kinds = [arguments[0]] * len(items) if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
+        if len(kinds) != len(items):
+            raise types.BadInput(path, text, f"{len(kinds)} values separated by commas")
+        return tuple(_parse(item, kind, path, {}, None) for item, kind in zip(items, kinds, strict=True))
+    if _is_enum(annotation):
+        try:
+            return annotation(text)
+        except ValueError:
+            raise types.BadInput(path, text, f"one of {', '.join(item.value for item in annotation)}") from None
+    if annotation is bool:
+        if text.lower() not in ("true", "false"):
+            raise types.BadInput(path, text, "true or false")
+        return text.lower() == "true"
+    if annotation in (int, float):
+        try:
+            return annotation(text)
+        except ValueError:
+            raise types.BadInput(path, text, "a whole number" if annotation is int else "a number") from None
+    if annotation is str:
+        return text
+    raise types.BadInput(path, text, "a name below this one; it is not a leaf")
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+def _conform(value: Any, annotation: Any, path: str) -> None:
+    """Raises BadInput unless `value` has the annotated type. An int passes as a float; a bool passes as neither."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any or getattr(annotation, "_is_protocol", False):
+        if not (_is_node(value) or value is None or isinstance(value, (bool, int, float, str, enum.Enum, tuple))):
+            raise types.BadInput(path, type(value).__name__, "a frozen dataclass, a Flax module, a scalar or a tuple")
+        return
+    if origin in (typing.Union, builtin_types.UnionType):
+        for argument in arguments:
+            try:
+                return _conform(value, argument, path)
+            except types.BadInput:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return
+    elif origin is tuple:
+        if isinstance(value, tuple):
+            kinds = [arguments[0]] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
+            if len(kinds) == len(value):
+                for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+                    _conform(item, kind, f"{path}[{i}]")
+                return
+    elif annotation is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return
+    elif annotation is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return
+    elif annotation is type(None):
+        if value is None:
+            return
+    elif isinstance(annotation, type) and isinstance(value, annotation):
+        return
+    shown = getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
+    raise types.BadInput(path, value, f"a value of type {shown}")
+
+
+def _is_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, enum.Enum)
+
+
+def _is_node(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _config_fields(cls: type) -> list[dataclasses.Field]:
+    # Flax modules carry two fields of their own.
+    return [field for field in dataclasses.fields(cls) if field.init and field.name not in ("parent", "name")]
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _fields(node: Any) -> list[tuple[str, Any, Any]]:
+    hints = _hints(type(node))
+    return [(field.name, hints.get(field.name, Any), getattr(node, field.name)) for field in _config_fields(type(node))]
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if _is_node(node):
+        yield path, node
+        for name, _, value in _fields(node):
+            yield from _nodes(value, f"{path}.{name}" if path else name)
+    elif isinstance(node, tuple):
+        for i, item in enumerate(node):
+            yield from _nodes(item, f"{path}[{i}]")

@@ -1,0 +1,98 @@
+"""DiT: the class-conditional diffusion transformer (Peebles and Xie, arXiv 2212.09748), under μP (arXiv 2505.15270)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxgen import mup, types
+from jaxgen.models import interface
+from jaxgen.nn.attention import Mask, attention
+from jaxgen.nn.embeddings import Table, TimeEmbedding, position_sinusoid
+from jaxgen.nn.linear import Linear
+from jaxgen.nn.mlp import MLP
+from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
+from jaxgen.nn.projections import FromHeads, QueryKeyValue
+from jaxgen.nn.stack import scanned
+from jaxgen.nn.velocity_head import VelocityHead
+from jaxgen.parallel.sharding import constrain
+
+
+class DiTBlock(nn.Module):
+    """Self-attention and feed-forward, each modulated and gated by the conditioning vector."""
+
+    width: int
+    head_dim: int
+    mlp_ratio: int
+    gates: Gates
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array, segments: jax.Array) -> tuple[jax.Array, None]:
+        """x [B, L, D], c [B, 1 or L, D], segments [B, L]."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(
+            6, self.width, self.scale, self.gates, name="modulation"
+        )(c)
+        q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, name="heads")(modulate(x, shift_1, scale_1))
+        attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim))
+        attended = checkpoint_name(attended, "attention")
+        x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
+        x = constrain(x, "batch", "length", "activation_embed")
+        hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, name="mlp")(modulate(x, shift_2, scale_2))
+        return constrain(x + gate_2 * hidden, "batch", "length", "activation_embed"), None
+
+
+class DiT(nn.Module):
+    """Predicts the velocity of image tokens given a class label.
+
+    Attributes:
+      width: D. depth: number of blocks. head_dim: K, the same at every width.
+      mlp_ratio: feed-forward width over D.
+      patch: side of a patch. channels: channels of the latents.
+      classes: number of labels; one more row stands for the null label.
+      gates: zero or random start of modulation.
+      remat: rematerialization policy, a name in `nn.stack.REMAT`.
+      scaling: μP base width and parametrization.
+    """
+
+    width: int = 64
+    depth: int = 4
+    head_dim: int = 16
+    mlp_ratio: int = 4
+    patch: int = 2
+    channels: int = 1
+    classes: int = 10
+    gates: Gates = Gates.ZERO
+    remat: str = "none"
+    scaling: mup.Scaling = mup.Scaling()
+
+    streams = ("label",)
+
+    def validate(self) -> None:
+        interface.validate_transformer(self)
+        if self.width % 4:
+            raise types.BadInput("width", self.width, "a multiple of 4 (sines and cosines of two axes)")
+
+    @nn.compact
+    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; returns [B, L, p·p·C]."""
+        scale = self.scaling.at(self.width)
+        values = self.patch * self.patch * self.channels
+        dtype = tokens.values.dtype
+        x = Linear((("patch", values),), (("embed_out", self.width),), scale, name="patches")(tokens.values)
+        x = x + position_sinusoid(tokens.positions, self.width).astype(dtype)
+        x = constrain(x, "batch", "length", "activation_embed")
+
+        t, owners = per_token(t, tokens.segments)
+        label = streams["label"]
+        table = Table("vocabulary", self.classes + 1, self.width, scale, name="labels")
+        mean, present = segment_mean(table(label.values), label.segments, owners)
+        absent = table(jnp.full_like(owners, self.classes))
+        c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], mean, absent)
+        c = c.astype(dtype)
+
+        block = scanned(DiTBlock, self.depth, self.remat, broadcast=2)
+        x, _ = block(self.width, self.head_dim, self.mlp_ratio, self.gates, scale, name="blocks")(x, c, tokens.segments)
+        return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c)

@@ -1,0 +1,85 @@
+"""The edge of generators: pictures to tokens and back, batches to conditions, and a velocity from a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen import types
+from jaxgen.nn.stack import REMAT
+
+
+def image_tokens(x: jax.Array, patch: int, compute: Any) -> types.Tokens:
+    """Latents [B, H, W, C] as tokens of patch × patch × C values, row-major, in dtype `compute`.
+
+    Positions are (row, column) counted from the centre, so that resolutions agree in the middle.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = height // patch, width // patch
+    x = x.reshape(batch, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    values = x.reshape(batch, rows * columns, patch * patch * channels).astype(compute)
+    row = jnp.arange(rows, dtype=jnp.float32) - rows / 2
+    column = jnp.arange(columns, dtype=jnp.float32) - columns / 2
+    positions = jnp.stack(jnp.meshgrid(row, column, indexing="ij"), axis=-1).reshape(1, -1, 2)
+    return types.Tokens(
+        values=values,
+        positions=jnp.broadcast_to(positions, (batch, rows * columns, 2)),
+        segments=jnp.ones((batch, rows * columns), jnp.int32),
+    )
+
+
+def image(values: jax.Array, shape: Sequence[int], patch: int) -> jax.Array:
+    """Token values [B, L, p·p·C] back to latents of `shape` [B, H, W, C], float32."""
+    batch, height, width, channels = shape
+    rows, columns = height // patch, width // patch
+    x = values.astype(jnp.float32).reshape(batch, rows, columns, patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
+
+
+def conditions(batch: types.Batch, streams: Sequence[str]) -> dict[str, types.Condition]:
+    """The named streams of a batch. A field [B] becomes a stream of one entry; `<name>_mask` marks absent entries."""
+    found = {}
+    for name in streams:
+        values = batch[name]
+        values = values[:, None] if values.ndim == 1 else values
+        mask = batch.get(f"{name}_mask")
+        segments = jnp.ones(values.shape[:2], jnp.int32) if mask is None else mask.astype(jnp.int32)
+        found[name] = types.Condition(values, segments)
+    return found
+
+
+def null(streams: dict[str, types.Condition]) -> dict[str, types.Condition]:
+    """The same streams with every entry absent."""
+    return {name: stream.replace(segments=jnp.zeros_like(stream.segments)) for name, stream in streams.items()}
+
+
+def velocity(
+    module: Any,
+    params: types.PyTree,
+    x: jax.Array,
+    t: jax.Array,
+    streams: dict[str, types.Condition],
+    compute: Any,
+) -> jax.Array:
+    """The network's velocity at latents x [B, H, W, C] and times t [B]: float32 [B, H, W, C]."""
+    tokens = image_tokens(x, module.patch, compute)
+    values = module.apply({"params": params}, tokens, t, streams)
+    return image(values, x.shape, module.patch)
+
+
+def validate_transformer(model: Any) -> None:
+    """Checks what all transformers share: width, depth, head_dim, patch and remat.
+
+    Raises:
+      BadInput: naming the field at fault.
+    """
+    for name in ("width", "depth", "head_dim", "patch", "channels", "mlp_ratio"):
+        if getattr(model, name) < 1:
+            raise types.BadInput(name, getattr(model, name), "a positive number")
+    if model.width % model.head_dim:
+        raise types.BadInput("width", model.width, f"a multiple of head_dim={model.head_dim} (heads = width / head_dim)")
+    if model.remat not in REMAT:
+        raise types.BadInput("remat", model.remat, f"one of {', '.join(REMAT)}")

@@ -1,0 +1,152 @@
+"""MMDiT: joint attention over text and image tokens with weights of its own per modality.
+
+The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-norm and the two-dimensional RoPE of Seedream 2.0
+(arXiv 2503.07703, §3.1), under μP (arXiv 2505.15270).
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxgen import mup, types
+from jaxgen.models import interface
+from jaxgen.nn.attention import Mask, attention
+from jaxgen.nn.embeddings import Table, TimeEmbedding
+from jaxgen.nn.linear import Linear
+from jaxgen.nn.mlp import MLP
+from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
+from jaxgen.nn.projections import FromHeads, QueryKeyValue
+from jaxgen.nn.stack import scanned
+from jaxgen.nn.velocity_head import VelocityHead
+from jaxgen.parallel.sharding import constrain
+
+MODALITIES = ("image", "text")
+
+
+class MMDiTBlock(nn.Module):
+    """One attention over both modalities; projections, feed-forward and modulation separate."""
+
+    width: int
+    head_dim: int
+    mlp_ratio: int
+    gates: Gates
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(
+        self, carry: dict[str, jax.Array], c: dict[str, jax.Array], positions: jax.Array, segments: dict[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], None]:
+        """carry: tokens [B, L or S, D] by modality; c: [B, 1 or L or S, D]; positions [B, L, 2]; segments [B, L or S]."""
+        mods, heads = {}, {}
+        for name in MODALITIES:
+            mods[name] = Modulation(6, self.width, self.scale, self.gates, name=f"{name}_modulation")(c[name])
+            shift, scale = mods[name][:2]
+            project = QueryKeyValue(self.width, self.head_dim, self.scale, qk_norm=True, name=f"{name}_heads")
+            heads[name] = project(modulate(carry[name], shift, scale), positions if name == "image" else None)
+        q, k, v = (jnp.concatenate([heads[name][i] for name in MODALITIES], axis=1) for i in range(3))
+        joint = jnp.concatenate([segments[name] for name in MODALITIES], axis=1)
+        attended = attention(q, k, v, Mask(joint, joint), self.scale.attention_scale(self.head_dim))
+        attended = checkpoint_name(attended, "attention")
+        split = carry["image"].shape[1]
+        attended = {"image": attended[:, :split], "text": attended[:, split:]}
+
+        out = {}
+        for name in MODALITIES:
+            _, _, gate_1, shift, scale, gate_2 = mods[name]
+            x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(
+                attended[name]
+            )
+            x = constrain(x, "batch", "length", "activation_embed")
+            hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, name=f"{name}_mlp")(modulate(x, shift, scale))
+            out[name] = constrain(x + gate_2 * hidden, "batch", "length", "activation_embed")
+        return out, None
+
+
+class MMDiT(nn.Module):
+    """Predicts the velocity of image tokens given text.
+
+    The conditioning vector is the time embedding plus a two-layer map of the mean text embedding, or a learned null vector
+    where a segment has no text. Text tokens carry a learned position, image tokens a rotary one.
+
+    Attributes:
+      width: D. depth: number of blocks. head_dim: K, the same at every width; a multiple of 4.
+      mlp_ratio: feed-forward width over D.
+      patch: side of a patch. channels: channels of the latents.
+      vocabulary: number of text ids where the stream "text" holds ids; 0 where it holds features.
+      text_features: channels of the text features where vocabulary is 0.
+      text_length: S, the longest text.
+      gates: zero or random start of modulation.
+      remat: rematerialization policy, a name in `nn.stack.REMAT`.
+      scaling: μP base width and parametrization.
+    """
+
+    width: int = 64
+    depth: int = 4
+    head_dim: int = 16
+    mlp_ratio: int = 4
+    patch: int = 2
+    channels: int = 1
+    vocabulary: int = 259
+    text_features: int = 0
+    text_length: int = 64
+    gates: Gates = Gates.ZERO
+    remat: str = "none"
+    scaling: mup.Scaling = mup.Scaling()
+
+    streams = ("text",)
+
+    def validate(self) -> None:
+        interface.validate_transformer(self)
+        if self.head_dim % 4:
+            raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
+        if (self.vocabulary > 0) == (self.text_features > 0):
+            raise types.BadInput(
+                "vocabulary",
+                self.vocabulary,
+                f"either ids (vocabulary > 0) or features (text_features={self.text_features} > 0)",
+            )
+
+    @nn.compact
+    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "text" of ids [B, S] or features [B, S, C].
+
+        Returns [B, L, p·p·C] in the dtype of the token values.
+        """
+        scale = self.scaling.at(self.width)
+        values = self.patch * self.patch * self.channels
+        dtype = tokens.values.dtype
+        embed_out = (("embed_out", self.width),)
+        embed = (("embed", self.width),)
+        text = streams["text"]
+
+        x = Linear((("patch", values),), embed_out, scale, name="patches")(tokens.values)
+        if self.vocabulary:
+            y = Table("vocabulary", self.vocabulary, self.width, scale, name="bytes")(text.values)
+        else:
+            y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(text.values)
+
+        t, owners = per_token(t, tokens.segments)
+        pooled, present = segment_mean(y, text.segments, owners)
+        pooled = Linear(embed, embed_out, scale, name="pooled_in")(pooled)
+        pooled = Linear(embed, embed_out, scale, name="pooled_out")(nn.silu(pooled))
+        null = Table("vocabulary", 1, self.width, scale, name="null")(jnp.zeros_like(owners))
+        c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
+        c_text = c if c.shape[1] == 1 else segment_mean(c, tokens.segments, text.segments)[0]
+
+        places = jnp.arange(text.values.shape[1])[None]
+        y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places)
+        carry = {"image": x, "text": y.astype(dtype)}
+        carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
+        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(
+            self.width, self.head_dim, self.mlp_ratio, self.gates, scale, name="blocks"
+        )
+        carry, _ = block(
+            carry,
+            {"image": c.astype(dtype), "text": c_text.astype(dtype)},
+            tokens.positions,
+            {"image": tokens.segments, "text": text.segments},
+        )
+        return VelocityHead(self.width, values, self.gates, scale, name="velocity")(carry["image"], c.astype(dtype))

@@ -1,0 +1,71 @@
+"""Embeddings of time, tables and fixed positions."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen import mup
+from jaxgen.nn.linear import Linear
+
+TIME_FEATURES = 256
+
+
+def sinusoid(values: jax.Array, features: int, max_period: float = 10_000.0) -> jax.Array:
+    """[...] to [..., features], cosines then sines at geometrically spaced frequencies 1 … 1/max_period; float32."""
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(features // 2, dtype=jnp.float32) / (features // 2))
+    angles = values.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def position_sinusoid(positions: jax.Array, width: int) -> jax.Array:
+    """Fixed embedding of coordinates [..., axes] as [..., width], an equal share of the width per axis."""
+    count = positions.shape[-1]
+    parts = [sinusoid(positions[..., axis], width // count) for axis in range(count)]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of 1000·t, then a two-layer SiLU network (Peebles and Xie, arXiv 2212.09748); float32 throughout."""
+
+    width: int
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        """t [...] in [0, 1] to [..., D]."""
+        hidden = Linear((("features", TIME_FEATURES),), (("embed_out", self.width),), self.scale, name="in")(
+            sinusoid(1000.0 * t, TIME_FEATURES)
+        )
+        return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(hidden))
+
+
+class Table(nn.Module):
+    """A lookup table of `rows` vectors of the model's width.
+
+    Attributes:
+      axis: name of the row axis ("vocabulary" or "position").
+      std: initial standard deviation, the same at every width.
+    """
+
+    axis: str
+    rows: int
+    width: int
+    scale: mup.Scale
+    std: float = 1.0
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Integer ids [...] to float32 [..., D]."""
+        table = mup.param(
+            self,
+            "table",
+            inputs=((self.axis, self.rows),),
+            outputs=(("embed_out", self.width),),
+            kind="embedding",
+            std=self.std,
+        )
+        return jnp.take(table, ids, axis=0)

@@ -1,0 +1,73 @@
+"""Adaptive layer norm: shifts, scales and gates from a conditioning vector (Peebles and Xie, arXiv 2212.09748)."""
+
+from __future__ import annotations
+
+import enum
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen import mup
+from jaxgen.nn import norms
+from jaxgen.nn.linear import Linear
+
+
+class Gates(enum.StrEnum):
+    """How modulation starts: adaLN-Zero, or N(0, 1/D) as in the published μP models (arXiv 2505.15270)."""
+
+    ZERO = "zero"
+    RANDOM = "random"
+
+
+class Modulation(nn.Module):
+    """SiLU and a linear map from the conditioning vector to `count` vectors of the model's width."""
+
+    count: int
+    width: int
+    scale: mup.Scale
+    gates: Gates = Gates.ZERO
+
+    @nn.compact
+    def __call__(self, c: jax.Array) -> tuple[jax.Array, ...]:
+        """c [B, M, D] with M = 1 or L to `count` arrays [B, M, D]."""
+        std = 0.0 if self.gates == Gates.ZERO else None
+        outputs = (("modulation", self.count), ("embed_out", self.width))
+        vectors = Linear((("embed", self.width),), outputs, self.scale, std=std, name="linear")(nn.silu(c))
+        return tuple(vectors[:, :, i] for i in range(self.count))
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """LayerNorm without gain or bias, then scale and shift; x [B, L, D], the others [B, 1 or L, D]."""
+    return norms.layer_norm(x) * (1 + scale) + shift
+
+
+def segment_mean(values: jax.Array, sources: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean of the values that share a target's segment.
+
+    Args:
+      values: [B, S, C]. sources: [B, S] segments of the values, 0 absent. targets: [B, M] segments that ask.
+
+    Returns:
+      Means [B, M, C] float32 (zero where nothing shares the segment) and a boolean [B, M], true where something does.
+    """
+    shares = (sources[:, None, :] == targets[:, :, None]) & (sources != 0)[:, None, :]
+    weights = shares.astype(jnp.float32)
+    count = jnp.sum(weights, axis=-1, keepdims=True)
+    total = jnp.einsum("bms,bsc->bmc", weights, values.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return total / jnp.maximum(count, 1.0), count[..., 0] > 0
+
+
+def per_token(t: jax.Array, segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Times and the segments that they belong to.
+
+    Args:
+      t: [B], one time for each row, or [B, L], one for each token (packed rows).
+      segments: [B, L] of the tokens.
+
+    Returns:
+      Times [B, M] and segments [B, M] with M = 1 or L; a row with one time is one segment, numbered 1.
+    """
+    if t.ndim == 1:
+        return t[:, None], jnp.ones((t.shape[0], 1), jnp.int32)
+    return t, segments

@@ -1,0 +1,36 @@
+"""LayerNorm and RMSNorm with float32 statistics."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgen import mup
+
+
+def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """LayerNorm over the last axis without gain or bias, as before an adaptive modulation; returns the dtype of `x`."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last axis with a gain (Zhang and Sennrich, arXiv 1910.07467).
+
+    Attributes:
+      axis: name and size of the last axis.
+      scale: μP multipliers of the model.
+    """
+
+    axis: mup.AxisSize
+    scale: mup.Scale
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gain = mup.param(self, "gain", outputs=(self.axis,), kind="gain")
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * gain).astype(x.dtype)

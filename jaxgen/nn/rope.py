@@ -1,0 +1,29 @@
+"""Rotary position embedding over any number of coordinate axes (Su et al., arXiv 2104.09864)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
+    """Rotates channels by angles proportional to coordinates, so that products depend on coordinate differences only.
+
+    Each coordinate axis takes an equal contiguous share of the K channels, and within it channel m turns with channel
+    m + share/2 at frequency base^(-2m/share).
+
+    Args:
+      x: [B, L, N, K].
+      positions: [B, L, axes] float32; K must be a multiple of 2·axes.
+
+    Returns:
+      [B, L, N, K] in the dtype of `x`; angles are float32.
+    """
+    axes = positions.shape[-1]
+    share = x.shape[-1] // axes
+    frequencies = base ** (-jnp.arange(0, share, 2, dtype=jnp.float32) / share)
+    angles = positions[:, :, None, :, None] * frequencies  # [B, L, 1, axes, share/2]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(jnp.float32).reshape(*x.shape[:-1], axes, share), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,37 @@
+"""A stack of equal blocks as one scan, with a rematerialization policy chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+REMAT: dict[str, Callable | None] = {
+    "none": None,  # keep every activation
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep results of matrix products with weights
+    "names": jax.checkpoint_policies.save_only_these_names("attention", "mlp_hidden"),
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep only what passes between blocks
+}
+
+
+def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int) -> type[nn.Module]:
+    """The block class repeated `depth` times in one `scan`, so that compile time does not grow with depth.
+
+    Args:
+      block: its `__call__(carry, *broadcast) -> (carry, None)`.
+      depth: number of repetitions; parameters gain a leading axis "layers" of this size.
+      remat: a name in `REMAT`.
+      broadcast: how many arguments every repetition gets unchanged.
+    """
+    policy = REMAT[remat]
+    if policy is not None:
+        block = nn.remat(block, policy=policy, prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast,) * broadcast,
+        length=depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

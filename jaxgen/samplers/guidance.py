@@ -1,0 +1,37 @@
+"""Classifier-free guidance: one batched call of the network for the conditional and the unconditional velocity."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.samplers.process import over
+from jaxgen.types import PyTree, Velocity
+
+
+def needs_null(scale: float) -> bool:
+    """Whether guidance by `scale` asks for unconditional rows; at 1 the conditional velocity alone is the answer."""
+    return scale != 1.0
+
+
+def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+    """A velocity on B rows: v_u + scale (v_c - v_u), float32 or wider (Ho & Salimans 2022, arXiv:2207.12598).
+
+    Args:
+      velocity_doubled: called once per evaluation with x [2B, ...] and t [2B]; rows [:B] are the conditional ones, rows
+        [B:] the same x without condition. Its carry is the carry of the result.
+      scale: 1 gives the conditional velocity, 0 the unconditional, above 1 pushes away from the unconditional.
+      interval: lowest and highest t, both included, at which `scale` holds; elsewhere it is 1 (Kynkäänniemi et al.
+        2024, arXiv:2404.07724). The call is doubled there too, since shapes are static.
+    """
+    low, high = interval
+
+    def velocity(x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        v, carry = velocity_doubled(jnp.concatenate([x, x]), jnp.concatenate([t, t]), carry)
+        conditional, unconditional = jnp.split(v.astype(jnp.promote_types(v.dtype, jnp.float32)), 2)
+        inside = (t >= low) & (t <= high)
+        # Written from the conditional side, so that a scale of 1 returns it bit for bit.
+        push = over(jnp.where(inside, scale - 1, 0).astype(conditional.dtype), conditional)
+        return conditional + push * (conditional - unconditional), carry
+
+    return velocity

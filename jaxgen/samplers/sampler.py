@@ -1,0 +1,128 @@
+"""The loop from noise to data, its configuration, and the two edges: noise per image and pictures as bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.samplers import guidance
+from jaxgen.samplers.steppers import Euler, Stepper
+from jaxgen.samplers.time_grids import TimeGrid, Uniform
+from jaxgen.types import BadInput, PyTree, Velocity
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """How noise becomes data.
+
+    Attributes:
+      steps: number of steps from t = 1 to t = 0.
+      stepper: the integrator; a deterministic one, so the noise alone decides the picture.
+      grid: the times between which it steps.
+      guidance: scale of classifier-free guidance; 1 is none and needs no unconditional rows.
+      guidance_interval: lowest and highest t at which guidance acts.
+      ema: decay of the parameter average to sample from; None is the first that the run keeps, 0.0 the parameters as
+        trained, without averaging. Read by the command that loads the checkpoint.
+      images_per_device: images that a device computes at once. Fixed, so that a picture depends neither on how many are
+        asked for nor on the number of devices (another batch size may compile to another order of summation).
+    """
+
+    steps: int = 25
+    stepper: Stepper = dataclasses.field(
+        default=Euler(),
+        metadata={
+            "choices": {
+                "euler": "jaxgen.samplers.steppers:Euler",
+                "heun": "jaxgen.samplers.steppers:Heun",
+                "dpm_solver_pp_2m": "jaxgen.samplers.steppers:DPMSolverPP2M",
+            }
+        },
+    )
+    grid: TimeGrid = dataclasses.field(default=Uniform(), metadata={"choices": {"uniform": "jaxgen.samplers.time_grids:Uniform"}})
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    ema: float | None = None
+    images_per_device: int = 64
+
+    def validate(self) -> None:
+        """Raises BadInput, with option names relative to this dataclass, for values that cannot be sampled with."""
+        if self.steps < 1:
+            raise BadInput("steps", self.steps, "at least 1")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise BadInput("guidance", self.guidance, "a finite number, 0 or above (1 is no guidance)")
+        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+            raise BadInput("guidance_interval", self.guidance_interval, "(low, high) with 0 <= low <= high <= 1")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise BadInput("ema", self.ema, "None, or a decay in [0, 1)")
+        if self.images_per_device < 1:
+            raise BadInput("images_per_device", self.images_per_device, "at least 1")
+        times = self.grid(self.steps)
+        # Float32 runs out where a large shift crowds many steps together; a step of length 0 would divide by it.
+        if not (times[0] == 1 and times[-1] == 0 and np.all(np.diff(times) < 0)):
+            raise BadInput("grid", self.grid, f"{self.steps + 1} times that fall strictly from 1 to 0 in float32")
+
+    def nfe(self) -> int:
+        """Calls of the network per image; a guided call, conditional and unconditional rows together, counts as 1."""
+        return self.stepper.calls(self.steps)
+
+    def network_rows(self) -> int:
+        """Rows that the network computes per image: `nfe`, twice that under guidance. What sampling costs."""
+        return self.nfe() * (2 if guidance.needs_null(self.guidance) else 1)
+
+    def guided(self, velocity: Velocity) -> Velocity:
+        """`velocity` under this guidance: it takes 2B rows, conditional then unconditional, or B where the scale is 1."""
+        if not guidance.needs_null(self.guidance):
+            return velocity
+        return guidance.classifier_free(velocity, self.guidance, self.guidance_interval)
+
+    def __call__(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        """Data [B, ...] from noise [B, ...], and the last carry.
+
+        Args:
+          velocity: on B rows, guidance included (`guided`). The structure, shapes and dtypes of its carry stay the same
+            from call to call.
+          noise: x at t = 1. The state is float32, or the dtype of the noise if that is wider.
+          carry: what the first call of `velocity` gets.
+        """
+        x, carry, _ = self._run(velocity, noise, carry, keep=False)
+        return x, carry
+
+    def trajectory(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        """Like `__call__`, but x at every time of the grid, [steps + 1, B, ...] from noise to data."""
+        _, carry, path = self._run(velocity, noise, carry, keep=True)
+        return jnp.concatenate([noise[None].astype(path.dtype), path]), carry
+
+    def _run(self, velocity: Velocity, noise: jax.Array, carry: PyTree, keep: bool) -> tuple[jax.Array, PyTree, jax.Array | None]:
+        x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
+        times = jnp.asarray(self.grid(self.steps), x.dtype)
+
+        def body(loop: PyTree, span: tuple[jax.Array, jax.Array]) -> tuple[PyTree, jax.Array | None]:
+            x, state, carry = loop
+            x, state, carry = self.stepper.step(velocity, x, *span, state, carry)
+            return (x, state, carry), x if keep else None
+
+        (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x), carry), (times[:-1], times[1:]))
+        return x, carry, path
+
+
+def noise_for(key: jax.Array, indices: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Standard normal noise [B, *shape] float32 in which row r depends on `key` and indices[r] alone.
+
+    Args:
+      key: a typed threefry key. Raises ValueError for another kind: under `rbg` a vmapped draw depends on the batch.
+      indices: [B] integers, the numbers of the images.
+      shape: of one image's latents.
+    """
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        raise ValueError(f"key: found a key of {jax.random.key_impl(key)!s}, needed threefry2x32")
+    return jax.vmap(lambda index: jax.random.normal(jax.random.fold_in(key, index), tuple(shape), jnp.float32))(indices)
+
+
+def to_uint8(x: jax.Array) -> jax.Array:
+    """Pictures in [-1, 1] as uint8 of the same shape: round(127.5 x + 127.5), clipped to [0, 255]."""
+    return jnp.round(jnp.clip(127.5 * x + 127.5, 0, 255)).astype(jnp.uint8)

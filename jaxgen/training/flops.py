@@ -1,0 +1,73 @@
+"""Model FLOPs: matrix products of the forward pass, counted on the traced program; three times that for training.
+
+Rematerialization is not counted, and loops count as often as they run, so the figure is what the mathematics needs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen import types
+from jaxgen.training.step import Step
+
+
+def matmul_flops(jaxpr: Any) -> int:
+    """FLOPs (2 per multiply-add) of all matrix products and convolutions of a closed jaxpr, scans multiplied out.
+
+    Of a conditional the dearest branch counts; a `while` of unknown length counts once.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            output_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // output_channels
+        else:
+            inner = [matmul_flops(sub) for sub in _inner(equation.params)]
+            if equation.primitive.name == "cond":
+                total += max(inner)
+            else:
+                total += equation.params.get("length", 1) * sum(inner)
+    return total
+
+
+def per_example(experiment: Any, step: Step) -> float:
+    """FLOPs that training spends on one example: three forward passes of each player's loss, over its `every`."""
+    objective = experiment.objective
+    players = objective.players(experiment)
+    modules = {p.name: p.module for p in players} | {f.name: f.module for f in objective.frozen(experiment)}
+    modules["autoencoder"] = experiment.autoencoder
+    size = experiment.data.batch_size
+    total = 0.0
+    for player in players:
+
+        def forward(state: Any, frozen: types.PyTree, batch: types.Batch, name: str = player.name) -> jax.Array:
+            compute = jnp.dtype(experiment.precision.compute)
+            views = types.Views(state.params, state.ema, frozen, modules=modules, compute=compute)
+            key = jax.random.key(0)
+            batch = objective.prepare(views, batch, key)
+            batch |= {n: jnp.zeros((size, *f.shape), f.dtype) for n, f in getattr(objective, "host_features", dict)().items()}
+            return objective.loss(name, state.params[name], views, batch, key, state.step, state.memory)[0]
+
+        jaxpr = jax.make_jaxpr(forward)(step.state, step.frozen, step.batch)
+        total += 3 * matmul_flops(jaxpr.jaxpr) / player.every
+    return total / size
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    found = []
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "jaxpr"):
+                item = item.jaxpr
+            if hasattr(item, "eqns"):
+                found.append(item)
+    return found

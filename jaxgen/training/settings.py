@@ -1,0 +1,46 @@
+"""Options of the trainer (`training`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxgen import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Length, logging, checkpoints, averages.
+
+    Attributes:
+      steps: optimizer steps in all.
+      log_every: steps between logged rows; the last step is always logged.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      keep: number of checkpoints kept.
+      sample_every: steps between grids of samples; 0 draws one at the end only.
+      microbatches: equal parts of a batch whose gradients are added up, weighted by their valid rows.
+      ema: decays of the averaged parameters kept beside the newest ones; the first is what sampling uses.
+    """
+
+    steps: int = 1000
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 3
+    sample_every: int = 0
+    microbatches: int = 1
+    ema: tuple[float, ...] = (0.999,)
+
+    def validate(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every", "keep", "microbatches"):
+            if getattr(self, name) < 1:
+                raise types.BadInput(name, getattr(self, name), "at least 1")
+        if self.sample_every < 0:
+            raise types.BadInput("sample_every", self.sample_every, "0 or more")
+        for decay in self.ema:
+            if not 0 < decay < 1:
+                raise types.BadInput("ema", self.ema, "decays in (0, 1)")
+
+    def check(self, experiment: Any) -> None:
+        size = experiment.data.batch_size
+        if size % self.microbatches:
+            raise types.BadInput("data.batch_size", size, f"a multiple of training.microbatches={self.microbatches}")

@@ -1,0 +1,334 @@
+"""The one train step: every objective, any number of players, on any mesh.
+
+Players update in the order in which the objective declares them, each seeing the others' newest parameters. A step whose loss or
+gradient is not finite changes nothing, and neither does any after it: the state carries a flag (`State.halted`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen import mup, types
+from jaxgen.parallel import keys, sharding
+from jaxgen.training.state import State
+
+
+@flax.struct.dataclass
+class Report:
+    """What a step says of itself.
+
+    Attributes:
+      metrics: weighted means by name.
+      finite: bool (), false where this step or an earlier one was not finite.
+      culprits: by player, bool [1 + leaves], true where the loss (first) or the gradient of a parameter is not finite.
+    """
+
+    metrics: types.Metrics
+    finite: jax.Array
+    culprits: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A built step. Calling it donates the state.
+
+    Attributes:
+      mesh: the mesh that everything lies on.
+      boxed: abstract parameters by player with their descriptions (`mup.Parameter`).
+      state: abstract state with shardings. frozen: abstract frozen networks with shardings.
+      batch: abstract batch with shardings, as the loader makes it.
+      initial: jitted seed -> State. load_frozen: jitted seed -> frozen networks.
+      prepare: jitted (state, frozen, batch) -> prepared batch; None where nothing happens on the host between.
+      update: jitted (state, frozen, batch) -> (state, report).
+    """
+
+    mesh: jax.sharding.Mesh
+    boxed: dict[str, types.PyTree]
+    state: State
+    frozen: dict[str, types.PyTree]
+    batch: types.Batch
+    initial: Callable[[Any], State]
+    load_frozen: Callable[[Any], dict[str, types.PyTree]]
+    update: Callable[..., tuple[State, Report]]
+    prepare: Callable[..., types.Batch] | None
+    host: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None
+
+    def __call__(self, state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> tuple[State, Report]:
+        """One step. Where the objective computes something on the host, waits for the prepared batch."""
+        if self.prepare is not None:
+            batch = self.prepare(state, frozen, batch)
+            batch |= on_host(self.host, batch)
+        return self.update(state, frozen, batch)
+
+    def culprits(self, report: Report) -> list[str]:
+        """Names of what was not finite, for example "model: gradient of blocks.image_mlp.in.kernel"."""
+        found = []
+        for player, flags in report.culprits.items():
+            paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.state.params[player])]
+            names = ["loss"] + [f"gradient of {dotted(path)}" for path in paths]
+            found += [f"{player}: {name}" for name, flag in zip(names, jax.device_get(flags), strict=True) if flag]
+        return found
+
+
+def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
+    """The jitted step of an experiment on a mesh, its abstract inputs and their layouts. Compiles nothing.
+
+    Training, bench, preflight and the coordinate check all start from here. Call within `jax.set_mesh(mesh)`.
+    """
+    objective = experiment.objective
+    players = objective.players(experiment)
+    networks = objective.frozen(experiment)
+    plain = functools.partial(jax.tree.map, lambda box: box.value, is_leaf=mup.is_parameter)
+
+    boxed = {}
+    for player in players:
+        boxed[player.name] = jax.eval_shape(lambda p=player: p.module.init(jax.random.key(0), *p.inputs())["params"])
+        mup.require_boxes(boxed[player.name], player.name)
+    frozen_boxed = {network.name: jax.eval_shape(network.load, jax.random.key(0)) for network in networks}
+
+    steps = experiment.training.steps
+    rules = {}
+    for player in players:
+        optimizer = player.optimizer or experiment.optimizer
+        rules[player.name] = optimizer.build(mup.multipliers(boxed[player.name]), -(-steps // player.every))
+    decays = {p.name: tuple(str(d) for d in (experiment.training.ema if p.ema is None else p.ema)) for p in players}
+
+    def initial(seed: jax.Array) -> State:
+        key = keys.stream(keys.root(seed), "init")
+        params = {}
+        for player in players:
+            variables = player.module.init(keys.stream(key, player.name), *player.inputs())
+            params[player.name] = nn.meta.unbox(variables["params"])
+        return State(
+            step=jnp.int32(0),
+            seed=jnp.uint32(seed),
+            halted=jnp.bool_(False),
+            params=params,
+            ema={name: {decay: jax.tree.map(jnp.copy, params[name]) for decay in decays[name]} for name in params},
+            optimizer={name: rules[name].init(params[name]) for name in params},
+            memory=objective.memory(experiment),
+        )
+
+    everywhere = sharding.replicated(mesh)
+    layouts = {name: sharding.parameter_shardings(boxed[name], mesh) for name in boxed}
+    abstract = jax.eval_shape(initial, jax.ShapeDtypeStruct((), jnp.uint32))
+    state_layout = State(
+        step=everywhere,
+        seed=everywhere,
+        halted=everywhere,
+        params=layouts,
+        ema={name: {decay: layouts[name] for decay in decays[name]} for name in layouts},
+        optimizer={
+            name: optax.tree.map_params(
+                rules[name],
+                lambda _, layout: layout,
+                abstract.optimizer[name],
+                layouts[name],
+                transform_non_params=lambda _: everywhere,
+            )
+            for name in layouts
+        },
+        memory=jax.tree.map(lambda _: everywhere, abstract.memory),
+    )
+    frozen_layout = {
+        name: sharding.parameter_shardings(tree, mesh) if _is_boxed(tree) else jax.tree.map(lambda _: everywhere, tree)
+        for name, tree in frozen_boxed.items()
+    }
+
+    def load_frozen(seed: jax.Array) -> dict[str, types.PyTree]:
+        key = keys.stream(keys.root(seed), "frozen")
+        return {network.name: nn.meta.unbox(network.load(keys.stream(key, network.name))) for network in networks}
+
+    modules = {player.name: player.module for player in players} | {network.name: network.module for network in networks}
+    modules["autoencoder"] = experiment.autoencoder
+    compute = jnp.dtype(experiment.precision.compute)
+
+    def views(state: State, frozen: dict[str, types.PyTree]) -> types.Views:
+        stopped = jax.lax.stop_gradient((state.params, state.ema, frozen))
+        return types.Views(*stopped, modules=modules, compute=compute)
+
+    def step_key(state: State) -> jax.Array:
+        return jax.random.fold_in(keys.stream(keys.root(state.seed), "train"), state.step)
+
+    def prepare(state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> types.Batch:
+        prepared = objective.prepare(views(state, frozen), batch, keys.stream(step_key(state), "prepare"))
+        return jax.lax.stop_gradient(prepared)
+
+    def update(state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> tuple[State, Report]:
+        old = state
+        metrics: types.Metrics = {}
+        culprits = {}
+        for player in players:
+
+            def act(state: State, player: types.Player = player) -> tuple[State, types.Metrics, jax.Array]:
+                return _act(
+                    objective,
+                    player,
+                    rules[player.name],
+                    decays[player.name],
+                    state,
+                    views(state, frozen),
+                    batch,
+                    keys.stream(step_key(old), player.name),
+                    experiment.training.microbatches,
+                )
+
+            if player.every == 1:
+                state, found, flags = act(state)
+            else:
+                shapes = jax.eval_shape(act, state)[1:]
+                idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+                state, found, flags = jax.lax.cond(old.step % player.every == 0, act, lambda s, idle=idle: (s, *idle), state)
+            metrics |= {f"{player.name}/{name}" if len(players) > 1 else name: mean for name, mean in found.items()}
+            culprits[player.name] = flags
+        if len(players) > 1:
+            metrics["loss"] = metrics[f"{players[0].name}/loss"]
+        finite = jnp.all(jnp.stack([~jnp.any(flags) for flags in culprits.values()])) & ~old.halted
+        state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), state.replace(step=old.step + 1), old)
+        metrics["learning_rate"] = types.Mean(experiment.optimizer.rate(old.step, steps), jnp.float32(1))
+        return state.replace(halted=~finite), Report(metrics, finite, culprits)
+
+    given = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((experiment.data.batch_size, *feature.shape), feature.dtype, sharding=given)
+        for name, feature in experiment.data.features().items()
+    }
+    host = getattr(objective, "host", None)
+    if host is None:
+
+        def train_step(state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> tuple[State, Report]:
+            return update(state, frozen, prepare(state, frozen, batch))
+    else:
+        train_step = update
+    program = jax.jit(train_step, donate_argnums=0, out_shardings=(state_layout, everywhere))
+    return Step(
+        mesh=mesh,
+        boxed=boxed,
+        state=_with_layout(abstract, state_layout),
+        frozen=_with_layout(plain(frozen_boxed), frozen_layout),
+        batch=batch,
+        initial=jax.jit(initial, out_shardings=state_layout),
+        load_frozen=jax.jit(load_frozen, out_shardings=frozen_layout),
+        update=program,
+        prepare=jax.jit(prepare, out_shardings=given) if host is not None else None,
+        host=host,
+    )
+
+
+def on_host(host: Callable, batch: types.Batch) -> types.Batch:
+    """Runs the objective's host function on this process's rows and returns what it adds, as global arrays.
+
+    Every field's leading axis is the batch. Rows that several devices hold are computed once.
+    """
+    first = next(iter(batch.values()))
+    layout, count = first.sharding, first.shape[0]
+    starts = {shard.index[0].indices(count)[:2] for shard in first.addressable_shards}
+    added: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    for bounds in sorted(starts):
+        rows = {}
+        for name, array in batch.items():
+            shard = next(s for s in array.addressable_shards if s.index[0].indices(count)[:2] == bounds)
+            rows[name] = np.asarray(jax.device_get(shard.data))
+        added[bounds] = host(rows)
+    made = {}
+    for name, value in next(iter(added.values())).items():
+        shape = (count, *value.shape[1:])
+        made[name] = jax.make_array_from_callback(
+            shape, layout, lambda index, name=name: added[index[0].indices(count)[:2]][name]
+        )
+    return made
+
+
+def dotted(path: tuple) -> str:
+    """A tree path as "blocks.mlp.kernel"."""
+    return ".".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+def _act(
+    objective: types.Objective,
+    player: types.Player,
+    rule: optax.GradientTransformation,
+    decays: tuple[str, ...],
+    state: State,
+    views: types.Views,
+    batch: types.Batch,
+    key: jax.Array,
+    microbatches: int,
+) -> tuple[State, types.Metrics, jax.Array]:
+    """One player's update: gradient over microbatches, optimizer, averages. Returns state, metrics and culprit flags."""
+    name = player.name
+    params = state.params[name]
+
+    def loss(params, rows, memory):
+        value, metrics, memory = objective.loss(name, params, views, rows, key, state.step, memory)
+        return value, (metrics, memory)
+
+    def part(memory, rows):
+        weight = jnp.sum(rows["weight"])
+        (value, (metrics, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(params, rows, memory)
+        return memory, {"loss": types.Mean(value * weight, weight), **metrics}, gradient
+
+    if microbatches == 1:
+        memory, metrics, gradient = part(state.memory, batch)
+    else:
+        memory, metrics, gradient = _accumulate(part, state.memory, batch, microbatches)
+
+    squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)])
+    flags = ~jnp.isfinite(jnp.concatenate([metrics["loss"].total[None], squares]))
+    metrics["gradient_norm"] = types.Mean(jnp.sqrt(jnp.sum(squares)), jnp.float32(1))
+
+    updates, optimizer = rule.update(gradient, state.optimizer[name], params)
+    params = optax.apply_updates(params, updates)
+    done = state.step.astype(jnp.float32)
+    ema = {}
+    for decay in decays:
+        # The ramp lets short runs forget the initial parameters.
+        keep = jnp.minimum(float(decay), (1 + done) / (10 + done))
+        ema[decay] = jax.tree.map(
+            lambda average, p, keep=keep: average + (1 - keep) * (p - average), state.ema[name][decay], params
+        )
+    state = state.replace(
+        params=state.params | {name: params},
+        optimizer=state.optimizer | {name: optimizer},
+        ema=state.ema | {name: ema},
+        memory=memory,
+    )
+    return state, metrics, flags
+
+
+def _accumulate(part: Callable, memory: types.PyTree, batch: types.Batch, microbatches: int):
+    """Sums the metrics of `part` over equal parts of the batch, in order, and averages gradients weighted by valid rows.
+
+    Part i takes every row r with r mod microbatches = i, so each device's rows stay on it.
+    """
+    split = {n: a.reshape(a.shape[0] // microbatches, microbatches, *a.shape[1:]).swapaxes(0, 1) for n, a in batch.items()}
+
+    def body(carry, rows):
+        memory, metrics, gradient = carry
+        memory, more, g = part(memory, rows)
+        weight = more["loss"].weight
+        return (memory, jax.tree.map(jnp.add, metrics, more), jax.tree.map(lambda a, b: a + b * weight, gradient, g)), None
+
+    shapes = jax.eval_shape(part, memory, {n: a[0] for n, a in split.items()})
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1:])
+    (memory, metrics, gradient), _ = jax.lax.scan(body, (memory, *zeros), split)
+    weight = metrics["loss"].weight
+    return memory, metrics, jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), gradient)
+
+
+def _is_boxed(tree: types.PyTree) -> bool:
+    return any(mup.is_parameter(leaf) for leaf in jax.tree.leaves(tree, is_leaf=mup.is_parameter))
+
+
+def _with_layout(tree: types.PyTree, layout: types.PyTree) -> types.PyTree:
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, layout)

@@ -1,0 +1,246 @@
+"""What all rooms share: batches, tokens, conditions, metrics, and the protocols of objectives, sources and autoencoders.
+
+Conventions: t = 0 is data and t = 1 is noise, x_t = (1 - t) x_0 + t ε, velocity v = ε - x_0. Letters in shapes: B batch,
+T frames, H/W latent grid, L image tokens, S condition tokens, D width, N heads, K head dim, F hidden width, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Batch = dict[str, jax.Array]
+"""Global arrays by name, leading axis B. Always `weight` [B] float32 (0 = a row that does not count) and `index` [B] int32
+(the example's number in its source); images are uint8 [B, H, W, C] under `image`; `label` [B] int32; `text` [B, S] int32 with
+`text_mask` [B, S] bool."""
+
+PyTree = Any
+
+
+class BadInput(ValueError):
+    """Input that the user has to change; the command line exits 2 on it.
+
+    Args:
+      option: full dotted name of the option or the file at fault.
+      found: what was there.
+      needed: what would be accepted.
+    """
+
+    def __init__(self, option: str, found: Any, needed: str):
+        self.option, self.found, self.needed = option, found, needed
+        super().__init__(f"{option}: found {found!r}, needed {needed}")
+
+    def under(self, prefix: str) -> BadInput:
+        """The same complaint with `prefix.` before the option's name."""
+        return BadInput(f"{prefix}.{self.option}" if self.option else prefix, self.found, self.needed)
+
+
+@flax.struct.dataclass
+class Tokens:
+    """A sequence that a generator reads and writes.
+
+    Attributes:
+      values: [B, L, P] token values (patches of latents); their dtype is the dtype that the network computes in.
+      positions: [B, L, axes] float32 coordinates, one per spatial or temporal axis, zero-centred.
+      segments: [B, L] int32; tokens attend within equal numbers, 0 is padding.
+    """
+
+    values: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+
+
+@flax.struct.dataclass
+class Condition:
+    """A named stream that a generator is conditioned on (text, a label, reference features).
+
+    Attributes:
+      values: [B, S] integer ids or [B, S, C] features.
+      segments: [B, S] int32, the segment each entry belongs to; 0 is absent. A stream whose entries are all absent is the
+        null condition, for which the network has a learned stand-in.
+    """
+
+    values: jax.Array
+    segments: jax.Array
+
+    def dropped(self, drop: jax.Array) -> Condition:
+        """The stream with the examples where `drop` [B] is true made null."""
+        return self.replace(segments=jnp.where(drop[:, None], 0, self.segments))
+
+
+@flax.struct.dataclass
+class Mean:
+    """A metric as a weighted sum and its weight, so that parts of a batch combine exactly."""
+
+    total: jax.Array
+    weight: jax.Array
+
+    @classmethod
+    def of(cls, values: jax.Array, weights: jax.Array) -> Mean:
+        """Mean of `values` under `weights` (same shape, weights not negative)."""
+        return cls(jnp.sum(values * weights), jnp.sum(weights))
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    def or_zero(self) -> jax.Array:
+        """The mean; 0, with zero gradient, where the weight is 0."""
+        return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
+
+    def value(self) -> jax.Array:
+        """The mean; NaN where the weight is 0 (nothing was seen)."""
+        return self.total / self.weight
+
+
+Metrics = dict[str, Mean]
+
+
+@flax.struct.dataclass
+class Views:
+    """Networks as an objective may look at them, without gradient.
+
+    Attributes:
+      params: newest parameters by player.
+      ema: averaged parameters by player and decay (as written in the configuration, for example "0.999").
+      frozen: parameters of the networks that no one trains, by name.
+      modules: the Linen module of each player and frozen network, and the experiment's `autoencoder` (static).
+      compute: dtype that networks compute in (static).
+    """
+
+    params: dict[str, PyTree]
+    ema: dict[str, dict[str, PyTree]]
+    frozen: dict[str, PyTree]
+    modules: dict[str, Any] = flax.struct.field(pytree_node=False)
+    compute: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """A network that an objective trains.
+
+    Attributes:
+      name: key of its parameters, optimizer and averages in the state and in checkpoints.
+      module: the Linen module.
+      inputs: returns example arguments of `module.__call__` for initialization; called inside jit.
+      optimizer: an `Optimizer`; None takes the experiment's.
+      ema: decays of its averages; None takes `training.ema`.
+      every: the player is updated at steps divisible by this.
+    """
+
+    name: str
+    module: Any
+    inputs: Callable[[], tuple]
+    optimizer: Optimizer | None = None
+    ema: tuple[float, ...] | None = None
+    every: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A network that is used and never trained. Its weights are not saved with the run: only `source` and a hash are.
+
+    Attributes:
+      name: key in `Views.frozen`.
+      module: the Linen module.
+      load: key -> parameters (boxed or plain), traced inside jit.
+      source: where the weights come from, in words; stored with checkpoints and compared on resume.
+    """
+
+    name: str
+    module: Any
+    load: Callable[[jax.Array], PyTree]
+    source: str
+
+
+class Optimizer(Protocol):
+    """Configuration of an update rule."""
+
+    def build(self, multipliers: Any, steps: int) -> Any:
+        """An optax transformation. `multipliers` are the per-parameter μP factors, `steps` the length of training."""
+
+    def rate(self, step: jax.Array, steps: int) -> jax.Array:
+        """Base learning rate at `step`, before per-parameter factors."""
+
+
+class Objective(Protocol):
+    """What is minimised. A frozen dataclass of options; all methods are pure.
+
+    An objective that needs ordinary Python between preparing and updating (a reward computed on the host) also defines
+    `host_features() -> {name: per-example ShapeDtypeStruct}` and `host(rows) -> {name: np.ndarray [rows, ...]}`, which
+    receives this host's rows of the prepared batch as NumPy arrays and whose result joins the batch.
+    """
+
+    def players(self, experiment: Any) -> tuple[Player, ...]:
+        """The networks to train, in the order in which they update within a step."""
+
+    def frozen(self, experiment: Any) -> tuple[Frozen, ...]:
+        """The networks used as they are."""
+
+    def memory(self, experiment: Any) -> PyTree:
+        """What is carried from step to step besides networks (a queue, running statistics); `()` for none."""
+
+    def prepare(self, views: Views, batch: Batch, key: jax.Array) -> Batch:
+        """Encodes, draws noise, rolls out a sampler: everything without gradient, once for the whole global batch."""
+
+    def loss(
+        self, player: str, params: PyTree, views: Views, batch: Batch, key: jax.Array, step: jax.Array, memory: PyTree
+    ) -> tuple[jax.Array, Metrics, PyTree]:
+        """Loss of one player (a mean over rows weighted by `batch["weight"]`), metrics, and the new memory."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """An opened source: a pure function from a row's number in the run to an example.
+
+    Attributes:
+      fingerprint: changes when the data change; stored with checkpoints and compared on resume.
+    """
+
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Number of distinct examples."""
+
+    def rows(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """Examples for these row numbers (step · batch size + row), stacked, with the fields of `Source.features`."""
+
+
+class Source(Protocol):
+    """Configuration of where examples come from. `data` is the whole data configuration (`jaxgen.data.pipeline:Data`)."""
+
+    def features(self, data: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each field of one example (no batch axis), without opening anything."""
+
+    def open(self, data: Any, split: str, seed: int, shuffle: bool) -> Examples:
+        """Opens `split` ("train" or "test"). Shuffled and repeated without end, or in stored order.
+
+        Raises:
+          BadInput: an empty, missing or unreadable source.
+        """
+
+
+class Autoencoder(Protocol):
+    """Maps pictures to latents and back, float32. `factor` is the spatial down-sampling, `channels` that of latents."""
+
+    def encode(self, params: PyTree, images: jax.Array) -> jax.Array:
+        """[B, H, W, 3 or 1] in [-1, 1] to latents [B, h, w, C]."""
+
+    def decode(self, params: PyTree, latents: jax.Array) -> jax.Array:
+        """Latents to pictures in [-1, 1]."""
+
+
+Velocity = Callable[[jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]]
+"""`velocity(x_t [B, ...], t [B], carry) -> (v [B, ...], carry)`: all that a sampler knows of a network."""
+
+
+class Sampler(Protocol):
+    """Configuration of how noise becomes data: time grid, stepper, guidance and number of steps."""
+
+    def __call__(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        """Integrates from t = 1 to t = 0."""

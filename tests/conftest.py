@@ -1,0 +1,12 @@
+"""Eight simulated CPU devices and a compilation cache that test processes share; set before JAX is imported."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"jaxgen-tests-{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("TFDS_DATA_DIR", str(CACHE / "tfds"))

@@ -1,0 +1,45 @@
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+
+from jaxgen import types
+from jaxgen.data import pipeline
+
+
+@pytest.mark.parametrize("option, value", [
+    ("batch_size", 0), ("resolution", 0), ("channels", 2), ("text_length", 2), ("prefetch", 0),
+    ("broken_limit", 1.0), ("broken_limit", -0.1), ("broken_limit", float("nan")),
+])  # fmt: skip
+def test_an_option_out_of_range_is_refused_by_its_name(option, value):
+    with pytest.raises(types.BadInput) as complaint:
+        pipeline.Data(**{option: value}).validate()
+    assert complaint.value.option == option
+    assert complaint.value.found is value or complaint.value.found == value
+
+
+def test_the_defaults_are_valid():
+    pipeline.Data().validate()
+
+
+def test_every_choice_is_a_source_without_required_options():
+    (field,) = (field for field in dataclasses.fields(pipeline.Data) if field.name == "source")
+    assert set(field.metadata["choices"]) == {"digits_captioned", "folder", "synthetic"}
+    for name in field.metadata["choices"].values():
+        module, _, cls = name.partition(":")
+        source = getattr(importlib.import_module(module), cls)()
+        assert callable(source.features) and callable(source.open)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            source.anything = 1
+
+
+def test_every_example_has_a_weight_and_an_index():
+    features = pipeline.Data().features()
+    assert (features["weight"].shape, features["weight"].dtype) == ((), np.float32)
+    assert (features["index"].shape, features["index"].dtype) == ((), np.int32)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="validation"):
+        pipeline.Data().open("validation", 0, False)

@@ -1,0 +1,189 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.samplers.sampler import Sampler
+from jaxgen.samplers.steppers import DPMSolverPP2M, Euler, Heun
+from jaxgen.samplers.time_grids import Uniform
+
+STEPPERS = {"euler": Euler(), "heun": Heun(), "dpm_solver_pp_2m": DPMSolverPP2M()}
+ORDERS = {"euler": 1, "heun": 2, "dpm_solver_pp_2m": 2}
+MEAN = np.array([1.5, -0.7])
+TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
+SPREAD = np.array([1.6, 0.25])  # standard deviations of the data along the columns of TURN
+
+every_stepper = pytest.mark.parametrize("name", STEPPERS)
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def gaussian_velocity(x, t, carry):
+    """E[ε - x_0 | x_t] for x_0 ~ N(MEAN, S), which is linear in x_t: both expectations regress on x_t."""
+    t = t[:, None]
+    centred = (x - (1 - t) * MEAN[None]) @ TURN
+    variance = (1 - t) ** 2 * SPREAD[None] ** 2 + t**2
+    data = MEAN[None] + ((1 - t) * SPREAD[None] ** 2 / variance * centred) @ TURN.T
+    noise = (t / variance * centred) @ TURN.T
+    return noise - data, carry
+
+
+def gaussian_path(noise, t):
+    """Where the exact flow of `gaussian_velocity` takes x_1: covariances commute, so x_t = (1-t) MEAN + Σ_t^(1/2) x_1."""
+    deviation = np.sqrt((1 - t) ** 2 * SPREAD**2 + t**2)
+    return (1 - t) * MEAN + noise @ TURN @ np.diag(deviation) @ TURN.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Equal steps in λ = log((1 - t)/t) between two inner times."""
+
+    start: float = 0.9
+    end: float = 0.1
+
+    def __call__(self, steps):
+        ends = [np.log((1 - t) / t) for t in (self.start, self.end)]
+        return 1 / (1 + np.exp(np.linspace(*ends, steps + 1)))
+
+
+def errors(stepper, counts, grid, start=1.0, end=0.0):
+    noise = np.random.default_rng(0).normal(size=(64, 2))
+    found = []
+    for steps in counts:
+        with jax.enable_x64(True):
+            x = jnp.asarray(gaussian_path(noise, start))
+            x, _ = Sampler(steps=steps, stepper=stepper, grid=grid)(gaussian_velocity, x, ())
+            assert x.dtype == jnp.float64
+            found.append(float(np.sqrt(np.mean((np.asarray(x) - gaussian_path(noise, end)) ** 2))))
+    return np.array(found)
+
+
+def order(counts, found):
+    return -np.polyfit(np.log(counts), np.log(found), 1)[0]
+
+
+@every_stepper
+def test_error_between_inner_times_falls_with_the_order_of_the_method(name):
+    counts = [32, 64, 128, 256]
+    assert abs(order(counts, errors(STEPPERS[name], counts, Inner(), 0.9, 0.1)) - ORDERS[name]) < 0.1
+
+
+@every_stepper
+def test_error_from_noise_to_data_falls_with_the_order_of_the_method(name):
+    # Many steps, because the multistep solver has log(steps)/steps² here: its slope is 1.6 at 50 steps, 1.8 at 1000.
+    counts = [256, 512, 1024, 2048]
+    assert abs(order(counts, errors(STEPPERS[name], counts, Uniform())) - ORDERS[name]) < 0.3
+
+
+@pytest.mark.parametrize("better", [Heun(), DPMSolverPP2M()], ids=["heun", "dpm_solver_pp_2m"])
+def test_second_order_beats_first_order_at_equal_calls(better):
+    steps = 13 if isinstance(better, Heun) else 25
+    assert better.calls(steps) == Euler().calls(25)
+    assert errors(better, [steps], Uniform())[0] < errors(Euler(), [25], Uniform())[0] / 3
+
+
+@every_stepper
+@pytest.mark.parametrize("steps", [1, 2, 3, 25])
+def test_a_perfect_denoiser_lands_on_the_data(name, steps):
+    data = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (4, 3, 3, 2)), jnp.float32)
+    noise = jax.random.normal(jax.random.key(0, impl="threefry2x32"), data.shape)
+
+    def velocity(x, t, carry):
+        return (x - data) / t[:, None, None, None], carry
+
+    x, _ = Sampler(steps=steps, stepper=STEPPERS[name])(velocity, noise, ())
+    np.testing.assert_allclose(x, data, atol=2e-6)  # a few roundings of values below 4
+
+
+@every_stepper
+def test_no_step_makes_a_nan_on_the_way(name):
+    with jax.debug_nans(True):
+        Sampler(steps=4, stepper=STEPPERS[name])(lambda x, t, carry: ((x - 0.5) / t[:, None], carry), jnp.ones((2, 3)), ())
+
+
+@pytest.mark.parametrize("start", [1.0, 0.95])
+def test_the_first_step_of_the_multistep_solver_is_euler(start):
+    noise = jnp.array([[0.3, -1.2]])
+    ends = []
+    for stepper in (Euler(), DPMSolverPP2M()):
+        t, t_next = jnp.float32(start), jnp.float32(0.7)
+        x, _, _ = stepper.step(gaussian_velocity, noise, t, t_next, stepper.init(noise), ())
+        ends.append(x)
+    np.testing.assert_allclose(*ends, atol=1e-6)
+
+
+def test_the_multistep_solver_extrapolates_data_that_are_linear_in_lambda():
+    # With x̂_0 = a + b λ known before and now, the paper's midpoint value is x̂_0 at λ + h/2.
+    def velocity(x, t, carry):
+        return (x - (0.2 + 0.1 * jnp.log((1 - t) / t))[:, None]) / t[:, None], carry
+
+    with jax.enable_x64(True):
+        solver, x = DPMSolverPP2M(), jnp.array([[0.7]])
+        times = [jnp.asarray(t) for t in (0.8, 0.65, 0.4)]
+        x1, state, _ = solver.step(velocity, x, times[0], times[1], solver.init(x), ())
+        x2, _, _ = solver.step(velocity, x1, times[1], times[2], state, ())
+    middle = (np.log(0.35 / 0.65) + np.log(0.6 / 0.4)) / 2
+    expected = 0.4 / 0.65 * np.asarray(x1) + (1 - 0.4 / 0.65) * (0.2 + 0.1 * middle)
+    np.testing.assert_allclose(np.asarray(x2), expected, rtol=1e-12)
+
+
+@every_stepper
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_calls_of_the_network_are_counted_exactly(name, steps):
+    calls = 0
+
+    def velocity(x, t, carry):
+        nonlocal calls
+        calls += 1
+        assert t.shape == x.shape[:1]
+        return -x, carry
+
+    sampler = Sampler(steps=steps, stepper=STEPPERS[name])
+    with jax.disable_jit():
+        sampler(velocity, jnp.ones((2, 3)), ())
+    assert calls == sampler.nfe()
+
+
+@every_stepper
+def test_the_carry_passes_through_every_call(name):
+    def velocity(x, t, carry):
+        return -x, {"calls": carry["calls"] + 1, "kept": carry["kept"]}
+
+    sampler = Sampler(steps=6, stepper=STEPPERS[name])
+    start = {"calls": jnp.zeros((), jnp.int32), "kept": jnp.arange(3)}
+    _, carry = jax.jit(lambda noise: sampler(velocity, noise, start))(jnp.ones((2, 3)))
+    assert int(carry["calls"]) == sampler.nfe()
+    np.testing.assert_array_equal(carry["kept"], jnp.arange(3))
+
+
+@every_stepper
+def test_scan_equals_a_python_loop(name):
+    sampler = Sampler(steps=7, stepper=STEPPERS[name], grid=Uniform(2.0))
+    noise = jax.random.normal(jax.random.key(3, impl="threefry2x32"), (5, 2))
+    times = sampler.grid(7)
+    x, state, points = noise, sampler.stepper.init(noise), [noise]
+    for t, t_next in zip(times[:-1], times[1:], strict=True):
+        x, state, _ = sampler.stepper.step(gaussian_velocity, x, t, t_next, state, ())
+        points.append(x)
+    path, _ = jax.jit(lambda noise: sampler.trajectory(gaussian_velocity, noise, ()))(noise)
+    np.testing.assert_allclose(path, jnp.stack(points), atol=2e-6)
+
+
+@every_stepper
+def test_a_bfloat16_network_is_integrated_in_float32(name):
+    def velocity(dtype):
+        return lambda x, t, carry: (gaussian_velocity(x, t, carry)[0].astype(jnp.bfloat16).astype(dtype), carry)
+
+    sampler = dataclasses.replace(Sampler(), stepper=STEPPERS[name])
+    noise = jnp.ones((2, 2), jnp.bfloat16)
+    x, _ = sampler(velocity(jnp.bfloat16), noise, ())
+    assert x.dtype == jnp.float32
+    with jax.disable_jit():  # op by op, so that the compiler cannot round the two runs differently
+        x, _ = sampler(velocity(jnp.bfloat16), noise, ())
+        np.testing.assert_array_equal(x, sampler(velocity(jnp.float32), noise, ())[0])
