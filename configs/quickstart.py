@@ -7,6 +7,7 @@ from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.digits_captioned import DigitsCaptioned
 from jaxgen.data.pipeline import Data
 from jaxgen.data.synthetic import Synthetic
+from jaxgen.evaluation.caption_agreement import CaptionAgreement
 from jaxgen.experiment import Experiment
 from jaxgen.models.mmdit import MMDiT
 from jaxgen.mup import Scaling
@@ -21,13 +22,14 @@ from jaxgen.training.settings import Training
 def get_config() -> Experiment:
     """Eight by eight pixels, bytes of text, about a minute of learning per thousand pictures' worth of steps."""
     return Experiment(
-        model=MMDiT(width=64, depth=3, text_length=48, gates=Gates.RANDOM, scaling=Scaling(base_width=64)),
+        model=MMDiT(width=64, depth=3, text_length=40, gates=Gates.RANDOM, scaling=Scaling(base_width=64)),
         autoencoder=Identity(),
         objective=FlowMatching(),
-        data=Data(source=DigitsCaptioned(), batch_size=64, text_length=48),
+        data=Data(source=DigitsCaptioned(), batch_size=64, text_length=40),
         optimizer=AdamW(learning_rate=2e-3, schedule="wsd", warmup_steps=50),
         training=Training(steps=1000, log_every=10, checkpoint_every=250),
         sampler=Sampler(steps=25, guidance=2.0),
+        evaluation=CaptionAgreement(),
         mesh=MeshShape(),
     )
 
@@ -35,10 +37,10 @@ def get_config() -> Experiment:
 def tiny() -> Experiment:
     """A few steps on made-up pictures: does everything run here?"""
     return Experiment(
-        model=MMDiT(width=32, depth=2, text_length=48, gates=Gates.RANDOM, scaling=Scaling(base_width=32)),
+        model=MMDiT(width=32, depth=2, text_length=40, gates=Gates.RANDOM, scaling=Scaling(base_width=32)),
         autoencoder=Identity(),
         objective=FlowMatching(),
-        data=Data(source=Synthetic(), batch_size=16, text_length=48),
+        data=Data(source=Synthetic(), batch_size=16, text_length=40),
         optimizer=AdamW(learning_rate=2e-3),
         training=Training(steps=20, log_every=1, checkpoint_every=10),
         sampler=Sampler(steps=4, guidance=2.0, images_per_device=8),

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import types as builtin_types
 import typing
 from collections.abc import Iterable, Iterator
@@ -57,16 +58,16 @@ class Experiment:
     """
 
     model: Any
-    objective: Any
+    objective: types.Objective
     data: Any
-    optimizer: Any
+    optimizer: types.Optimizer
     training: Any
-    sampler: Any
+    sampler: types.Sampler | None
     mesh: Any
-    autoencoder: Any
+    autoencoder: types.Autoencoder
     encoders: tuple[Any, ...] = ()
     precision: Precision = Precision()
-    evaluation: Any = None
+    evaluation: Any | None = None
     seed: int = 0
 
     def validate(self) -> None:
@@ -79,8 +80,11 @@ class Experiment:
         for path, node in nodes:
             for name, annotation, value in _fields(node):
                 _conform(value, annotation, f"{path}.{name}" if path else name)
+        if not 0 <= self.seed < 2**32:
+            raise types.BadInput("seed", self.seed, "a whole number of 32 bits, not negative")
         for method, arguments in (("validate", ()), ("check", (self,))):
-            for path, node in nodes[1:]:
+            # What lies inside comes first: a node's own check may compute with it.
+            for path, node in reversed(nodes[1:]):
                 if hasattr(node, method):
                     try:
                         getattr(node, method)(*arguments)
@@ -140,16 +144,20 @@ def dump(node: Any) -> Any:
     return node
 
 
-def rebuild(data: Any, trust: Iterable[str] = (), path: str = "") -> Any:
-    """The inverse of `dump`, naming only classes of jaxgen and of trusted packages.
+def rebuild(data: Any, trust: Iterable[str] = (), path: str = "", annotation: Any = Any) -> Any:
+    """The inverse of `dump`, naming only classes of jaxgen and of trusted packages; `annotation` is what may stand here.
 
     Raises:
-      BadInput: a class of another package, one that does not exist, or fields that it does not have.
+      BadInput: a class of another package, one that does not exist, fields that it does not have, or no value of an enum.
     """
     if isinstance(data, list):
-        return tuple(rebuild(item, trust, f"{path}[{i}]") for i, item in enumerate(data))
+        kinds = next((_kinds(kind, len(data)) for kind in _alternatives(annotation) if typing.get_origin(kind) is tuple), ())
+        kinds = kinds if len(kinds) == len(data) else (Any,) * len(data)
+        items = enumerate(zip(data, kinds, strict=True))
+        return tuple(rebuild(item, trust, f"{path}[{i}]", kind) for i, (item, kind) in items)
     if not isinstance(data, dict):
-        return data
+        chosen = next((kind for kind in _alternatives(annotation) if _is_enum(kind)), None)
+        return data if chosen is None or data is None else _member(chosen, data, path)
     cls = _resolve(str(data.get("class")), path, trust)
     known = {field.name: field for field in _config_fields(cls)}
     hints = _hints(cls)
@@ -160,8 +168,7 @@ def rebuild(data: Any, trust: Iterable[str] = (), path: str = "") -> Any:
         here = f"{path}.{name}" if path else name
         if name not in known:
             raise types.BadInput(here, item, f"a field of {data['class']}: {', '.join(known)}")
-        annotation = hints.get(name, Any)
-        values[name] = annotation(item) if _is_enum(annotation) else rebuild(item, trust, here)
+        values[name] = rebuild(item, trust, here, hints.get(name, Any))
     return _construct(cls, values, path)
 
 
@@ -174,6 +181,17 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
             leaves |= flatten(value, f"{path}.{name}" if path else name)
         return leaves
     return {path: data}
+
+
+def as_overrides(tree: Experiment) -> dict[str, str]:
+    """Every option by dotted name, in words that `override` takes: in this order they make this tree of any other."""
+    texts = {}
+    for name, value in flatten(tree).items():
+        # The class of a node is what its own name is set to.
+        name = name.removesuffix("class").removesuffix(".") if name.rpartition(".")[2] == "class" else name
+        if name:
+            texts[name] = f"({','.join(map(str, value))})" if isinstance(value, list) else str(value)
+    return texts
 
 
 def difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -222,21 +240,32 @@ def _call(file: str, function: str) -> Experiment:
     tree = made()
     if not isinstance(tree, Experiment):
         raise types.BadInput("CONFIG", f"{file}:{function} -> {type(tree).__name__}", "a function that returns an Experiment")
+    for path, node in _nodes(tree, ""):
+        if type(node).__module__ == module.__name__:
+            needed = "a class of a package: a run is read back without its configuration file"
+            raise types.BadInput(path, f"{type(node).__name__}, defined in {file}", needed)
     return tree
 
 
 def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
     import upath
 
-    path = upath.UPath(reference)
-    if not reference.endswith(".json"):
-        path = path / "experiment.json"
-    if not path.exists():
+    try:
+        path = upath.UPath(reference)
+        if not reference.endswith(".json"):
+            path = path / "experiment.json"
+        text = path.read_text() if path.is_file() else None
+    # Unknown schemes, packages that are missing, and whatever a remote file system raises.
+    except Exception as error:
+        raise types.BadInput("CONFIG", reference, f"something that can be read ({error})") from error
+    if text is None:
         raise types.BadInput("CONFIG", reference, "a Python file, a run folder or an experiment.json")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         raise types.BadInput("CONFIG", str(path), f"JSON; {error}") from None
+    if not isinstance(data, dict):
+        raise types.BadInput("CONFIG", str(path), "a dumped experiment")
     trust = (*trust, *data.get("trust", ()))
     tree = rebuild(data.get("experiment"), trust)
     if not isinstance(tree, Experiment):
@@ -246,14 +275,15 @@ def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
 
 def _resolve(name: str, path: str, trust: Iterable[str]) -> type:
     module, _, qualname = name.partition(":")
+    option = f"{path}.class" if path else "class"
     if module.partition(".")[0] not in {"jaxgen", *trust}:
-        raise types.BadInput(f"{path}.class", name, "a class of jaxgen, or of a package given by --trust")
+        raise types.BadInput(option, name, "a class of jaxgen, or of a package given by --trust")
     try:
         cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError):
-        raise types.BadInput(f"{path}.class", name, "an existing class, as package.module:Class") from None
+        raise types.BadInput(option, name, "an existing class, as package.module:Class") from None
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise types.BadInput(f"{path}.class", name, "a dataclass")
+        raise types.BadInput(option, name, "a dataclass")
     return cls
 
 
@@ -285,8 +315,7 @@ def _override(node: Any, names: list[str], text: str, root: Experiment, full: st
 
 
 def _nearest(full: str, root: Experiment) -> str:
-    names = [name for name in flatten(root) if not name.endswith("class")]
-    names += [path for path, _ in _nodes(root, "") if path]
+    names = list(as_overrides(root))
     last = full.rpartition(".")[2]
     near = [name for name in names if name.rpartition(".")[2] == last]
     near += difflib.get_close_matches(full, names, n=3, cutoff=0.6)
@@ -300,31 +329,28 @@ def _nearest(full: str, root: Experiment) -> str:
 
 def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: Any) -> Any:
     """The value that `text` stands for under this annotation."""
-    if choices or _is_node(old):
+    alternatives = _alternatives(annotation)
+    if text.lower() == "none" and type(None) in alternatives:
+        return None
+    annotation = next(kind for kind in alternatives if kind is not type(None))
+    if choices or _is_node(old) or annotation is Any or _is_protocol(annotation):
         if text not in choices and ":" not in text:
             raise types.BadInput(path, text, f"one of {', '.join(choices)}" if choices else "package.module:Class")
         return _construct(_resolve(choices.get(text, text), path, {text.partition(".")[0]}), {}, path)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, builtin_types.UnionType):
-        if text.lower() == "none" and type(None) in arguments:
-            return None
-        inner = [argument for argument in arguments if argument is not type(None)]
-        return _parse(text, inner[0], path, choices, old)
     if origin is Literal:
-        if text not in arguments:
-            raise types.BadInput(path, text, f"one of {', '.join(map(str, arguments))}")
-        return text
+        by_text = {str(argument): argument for argument in arguments}
+        if text not in by_text:
+            raise types.BadInput(path, text, f"one of {', '.join(by_text)}")
+        return by_text[text]
     if origin is tuple:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        kinds = [arguments[0]] * len(items) if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
+        kinds = _kinds(annotation, len(items))
         if len(kinds) != len(items):
             raise types.BadInput(path, text, f"{len(kinds)} values separated by commas")
         return tuple(_parse(item, kind, path, {}, None) for item, kind in zip(items, kinds, strict=True))
     if _is_enum(annotation):
-        try:
-            return annotation(text)
-        except ValueError:
-            raise types.BadInput(path, text, f"one of {', '.join(item.value for item in annotation)}") from None
+        return _member(annotation, text, path)
     if annotation is bool:
         if text.lower() not in ("true", "false"):
             raise types.BadInput(path, text, "true or false")
@@ -344,10 +370,19 @@ def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: 
 
 def _conform(value: Any, annotation: Any, path: str) -> None:
     """Raises BadInput unless `value` has the annotated type. An int passes as a float; a bool passes as neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        # NaN would pass every check of a range, and JSON has no such numbers.
+        raise types.BadInput(path, value, "a finite number")
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any or getattr(annotation, "_is_protocol", False):
+    if annotation is Any:
         if not (_is_node(value) or value is None or isinstance(value, (bool, int, float, str, enum.Enum, tuple))):
             raise types.BadInput(path, type(value).__name__, "a frozen dataclass, a Flax module, a scalar or a tuple")
+        return
+    if _is_protocol(annotation):
+        methods = [n for n, m in vars(annotation).items() if inspect.isfunction(m) and (n == "__call__" or n[0] != "_")]
+        if not (_is_node(value) and all(hasattr(value, method) for method in methods)):
+            needed = f"a {annotation.__name__}: a frozen dataclass or Flax module with {', '.join(methods)}"
+            raise types.BadInput(path, type(value).__name__ if _is_node(value) else value, needed)
         return
     if origin in (typing.Union, builtin_types.UnionType):
         for argument in arguments:
@@ -360,7 +395,7 @@ def _conform(value: Any, annotation: Any, path: str) -> None:
             return
     elif origin is tuple:
         if isinstance(value, tuple):
-            kinds = [arguments[0]] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
+            kinds = _kinds(annotation, len(value))
             if len(kinds) == len(value):
                 for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
                     _conform(item, kind, f"{path}[{i}]")
@@ -378,6 +413,29 @@ def _conform(value: Any, annotation: Any, path: str) -> None:
         return
     shown = getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
     raise types.BadInput(path, value, f"a value of type {shown}")
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation alone."""
+    is_union = typing.get_origin(annotation) in (typing.Union, builtin_types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _kinds(annotation: Any, count: int) -> tuple[Any, ...]:
+    """Annotations of the items of a tuple that has `count` of them."""
+    arguments = typing.get_args(annotation)
+    return arguments[:1] * count if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
+
+
+def _member(annotation: type[enum.Enum], value: Any, path: str) -> enum.Enum:
+    try:
+        return annotation(value)
+    except ValueError:
+        raise types.BadInput(path, value, f"one of {', '.join(str(item.value) for item in annotation)}") from None
+
+
+def _is_protocol(annotation: Any) -> bool:
+    return getattr(annotation, "_is_protocol", False)
 
 
 def _is_enum(annotation: Any) -> bool:

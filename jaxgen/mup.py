@@ -30,7 +30,8 @@ import jax.numpy as jnp
 from jaxgen import axes, types
 
 AxisSize = tuple[str, int] | tuple[str, int, int]
-"""Axis name, size, and (where it is not size / width ratio, as for a rounded hidden size) the size at base width."""
+"""Axis name, size, and (where it is not size / width ratio, as for a rounded hidden size) the size at base width. An axis with a
+base size of its own grows with width, whatever the axis table says (a head dimension that is not fixed)."""
 
 
 class Parametrization(enum.StrEnum):
@@ -199,8 +200,8 @@ def classify(name: str, inputs: Sequence[AxisSize], outputs: Sequence[AxisSize],
     for axis in (*inputs, *outputs):
         if axis[0] not in axes.AXES:
             raise ValueError(f"parameter {name!r}: axis {axis[0]!r} is not in jaxgen/axes.py")
-    wide_in = any(axes.AXES[axis[0]].width for axis in inputs)
-    wide_out = any(axes.AXES[axis[0]].width for axis in outputs)
+    wide_in = any(len(axis) == 3 or axes.AXES[axis[0]].width for axis in inputs)
+    wide_out = any(len(axis) == 3 or axes.AXES[axis[0]].width for axis in outputs)
     if wide_in and not wide_out:
         if kind != "output":
             raise ValueError(

@@ -22,9 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxgen.training import flops, step
 
     experiment, name = session.load(arguments, arguments.config)
-    for option, value in experiments.flatten(experiment).items():
-        if not option.endswith("class"):
-            print(f"{option} = {value}")
+    for option, text in experiments.as_overrides(experiment).items():
+        print(f"{option}={text}")
     # One device: neither figure depends on the mesh, and this machine need not have it.
     mesh = meshes.build(meshes.MeshShape(), jax.devices()[:1])
     with jax.set_mesh(mesh):

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -30,15 +31,17 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger = logging.getLogger("jaxgen")
     logger.addHandler(handler)
-    logger.propagate = False  # some dependencies configure the root logger, which would say everything twice
+    propagate, logger.propagate = logger.propagate, False  # dependencies configure the root logger, which would say it twice
     logger.setLevel(logging.INFO)
     try:
+        _check_json(getattr(arguments, "json", None))
         return command(arguments)
     except types.BadInput as complaint:
         print(f"jaxgen: {complaint}", file=sys.stderr)
         return BAD_INPUT
     finally:
         logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Experiment, str]:
@@ -49,7 +52,7 @@ def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Exp
 def make_mesh(experiment: experiments.Experiment) -> jax.sharding.Mesh:
     """The experiment's mesh on the devices present; refuses a batch that does not divide over it."""
     devices = jax.devices()
-    experiment.mesh.check_batch(experiment.data.batch_size // experiment.training.microbatches, len(devices))
+    experiment.mesh.check_batch(experiment.data.batch_size, experiment.training.microbatches, len(devices))
     return meshes.build(experiment.mesh, devices)
 
 
@@ -59,6 +62,24 @@ def write_json(path: str | None, figures: dict[str, Any]) -> None:
         import upath
 
         run.write_whole(upath.UPath(path), (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _check_json(path: str | None) -> None:
+    """Refuses a `--json FILE` that cannot be written now and not after hours of training."""
+    if not path:
+        return
+    import upath
+
+    try:
+        file = upath.UPath(path)
+        if file.is_dir():
+            raise IsADirectoryError("it is a folder")
+        probe = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+        run.write_whole(probe, b"{}")
+        probe.unlink()
+    # Remote file systems raise errors of their own, which are not all OSErrors.
+    except Exception as error:
+        raise types.BadInput("--json", path, f"a file that can be written ({error})") from error
 
 
 def describe(experiment: experiments.Experiment, trust: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
@@ -78,6 +99,8 @@ def sampled_item(experiment: experiments.Experiment, player: str) -> str:
     Raises:
       BadInput: the run keeps no such average.
     """
+    if experiment.sampler is None:
+        raise types.BadInput("sampler", None, "a sampler, to draw with")
     wanted, kept = experiment.sampler.ema, experiment.training.ema
     if wanted == 0 or (wanted is None and not kept):
         return states.params_item(player)

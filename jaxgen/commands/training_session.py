@@ -21,7 +21,7 @@ from jaxgen.commands import samples, session
 from jaxgen.data import loader
 from jaxgen.evaluation.generate import Generator
 from jaxgen.parallel import chips, compiles, sharding
-from jaxgen.training import checkpoint, flops, logs, loop, signals
+from jaxgen.training import checkpoint, flops, logs, loop, manifest, signals
 from jaxgen.training import step as steps
 from jaxgen.training.state import State
 
@@ -44,10 +44,10 @@ class TrainingSession:
             self.step = steps.build(experiment, self.mesh)
         self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
         self.folder.create()
-        self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep)
+        self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep, jax.process_index(), jax.process_count())
         self.start = session.newest_checkpoint(self.checkpoints)
-        if self.start is None and self.checkpoints.steps():
-            log.warning("no checkpoint of %s is whole: starting from step 0", self.folder.root)
+        if self.start is None:
+            self._refuse_damaged()
         if self.start is not None:
             self._check_checkpoint()
         if changed or not self.folder.exists():
@@ -123,6 +123,13 @@ class TrainingSession:
         for name, (before, after) in changed.items():
             log.info("changed since the run began: %s from %r to %r", name, before, after)
         return changed
+
+    def _refuse_damaged(self) -> None:
+        """Starting over deletes what is there: fine for what a kill cut off, not for checkpoints that were whole once."""
+        damaged = [step for step in self.checkpoints.steps() if manifest.recorded(self.folder.checkpoints / str(step))]
+        if damaged:
+            needed = "one whole checkpoint; repair or remove them to start over, or choose another --run"
+            raise types.BadInput("run", f"{self.folder.root} with damaged checkpoints {damaged}", needed)
 
     def _check_checkpoint(self) -> None:
         self.checkpoints.check(self.start, self.step.state.items())

@@ -88,7 +88,7 @@ class DiT(nn.Module):
         t, owners = per_token(t, tokens.segments)
         label = streams["label"]
         table = Table("vocabulary", self.classes + 1, self.width, scale, name="labels")
-        mean, present = segment_mean(table(label.values), label.segments, owners)
+        mean, present = segment_mean(table(interface.present(label)), label.segments, owners)
         absent = table(jnp.full_like(owners, self.classes))
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], mean, absent)
         c = c.astype(dtype)

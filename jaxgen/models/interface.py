@@ -51,6 +51,12 @@ def conditions(batch: types.Batch, streams: Sequence[str]) -> dict[str, types.Co
     return found
 
 
+def present(stream: types.Condition) -> jax.Array:
+    """Values of a stream with 0 for absent entries, so that an id outside of its table, or a NaN, cannot spread from there."""
+    there = stream.segments > 0
+    return jnp.where(there.reshape(there.shape + (1,) * (stream.values.ndim - 2)), stream.values, 0)
+
+
 def null(streams: dict[str, types.Condition]) -> dict[str, types.Condition]:
     """The same streams with every entry absent."""
     return {name: stream.replace(segments=jnp.zeros_like(stream.segments)) for name, stream in streams.items()}

@@ -6,6 +6,8 @@ The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-nor
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,17 @@ class MMDiT(nn.Module):
                 f"either ids (vocabulary > 0) or features (text_features={self.text_features} > 0)",
             )
 
+    def check(self, experiment: Any) -> None:
+        """The text of the data must fit the tables."""
+        text = experiment.data.features().get("text")
+        if text is None:
+            return  # the objective names the streams that are missing
+        if text.shape[0] > self.text_length:
+            raise types.BadInput("model.text_length", self.text_length, f"at least {text.shape[0]}, the length of the data's texts")
+        if (len(text.shape) == 1) != (self.vocabulary > 0):
+            kind = "ids: a positive size" if len(text.shape) == 1 else f"features: 0, with text_features={text.shape[-1]}"
+            raise types.BadInput("model.vocabulary", self.vocabulary, f"what fits texts of {kind}")
+
     @nn.compact
     def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
         """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "text" of ids [B, S] or features [B, S, C].
@@ -124,9 +137,9 @@ class MMDiT(nn.Module):
 
         x = Linear((("patch", values),), embed_out, scale, name="patches")(tokens.values)
         if self.vocabulary:
-            y = Table("vocabulary", self.vocabulary, self.width, scale, name="bytes")(text.values)
+            y = Table("vocabulary", self.vocabulary, self.width, scale, name="bytes")(interface.present(text))
         else:
-            y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(text.values)
+            y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(interface.present(text))
 
         t, owners = per_token(t, tokens.segments)
         pooled, present = segment_mean(y, text.segments, owners)
@@ -136,8 +149,7 @@ class MMDiT(nn.Module):
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
         c_text = c if c.shape[1] == 1 else segment_mean(c, tokens.segments, text.segments)[0]
 
-        places = jnp.arange(text.values.shape[1])[None]
-        y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places)
+        y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places(text.segments))
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
         block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(
@@ -150,3 +162,9 @@ class MMDiT(nn.Module):
             {"image": tokens.segments, "text": text.segments},
         )
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(carry["image"], c.astype(dtype))
+
+
+def places(segments: jax.Array) -> jax.Array:
+    """[B, S] segments to the place of each entry counted from the first of its segment; 0 for absent entries."""
+    first = jnp.argmax(segments[:, :, None] == segments[:, None, :], axis=-1)
+    return jnp.where(segments > 0, jnp.arange(segments.shape[1])[None] - first, 0)

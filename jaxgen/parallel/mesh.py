@@ -59,13 +59,14 @@ class MeshShape:
             sizes[fills[0]] = devices // fixed
         return sizes
 
-    def check_batch(self, batch_size: int, devices: int) -> None:
-        """Raises BadInput unless the global batch divides over the axes that share it out."""
+    def check_batch(self, batch_size: int, microbatches: int, devices: int) -> None:
+        """Raises BadInput unless each part of the global batch divides over the axes that share it out."""
         sizes = self.resolve(devices)
-        shards = math.prod(sizes[name] for name in axes.BATCH_MESH_AXES)
-        if batch_size % shards:
-            shown = " × ".join(f"mesh.{name}={sizes[name]}" for name in axes.BATCH_MESH_AXES)
-            raise types.BadInput("data.batch_size", batch_size, f"a multiple of {shards} ({shown})")
+        factors = {f"mesh.{name}": sizes[name] for name in axes.BATCH_MESH_AXES} | {"training.microbatches": microbatches}
+        needed = math.prod(factors.values())
+        if batch_size % needed:
+            shown = " × ".join(f"{name}={size}" for name, size in factors.items() if size != 1)
+            raise types.BadInput("data.batch_size", batch_size, f"a multiple of {needed} ({shown})")
 
 
 def build(shape: MeshShape, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:

@@ -16,7 +16,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -90,6 +90,7 @@ class Checkpoints:
         Raises:
           BadInput: the step is in the folder already.
           TypeError: a leaf is not a `jax.Array`, or is a typed random key.
+          ValueError: `processes` is not the job's.
           Exception: whatever the save before failed with, in the background.
         """
         self.wait()
@@ -107,6 +108,7 @@ class Checkpoints:
             # A copy: the caller may change its dictionaries before they are written.
             arguments[item] = ocp.args.JsonSave(json.loads(json.dumps(value, allow_nan=False)))
         manager = self._writer(frozenset(arguments))
+        # On CPU Orbax writes from the arrays' own memory. That is safe: JAX does not donate memory that NumPy looks at.
         manager.save(step, args=ocp.args.Composite(**arguments), force=True)
         self._newest_saved = step
         self._pending = self._background.submit(self._finish, manager, step)
@@ -172,7 +174,7 @@ class Checkpoints:
             for name in self._names():
                 number = name.partition(".")[0]
                 if number.isdigit() and (step is None or int(number) > step):
-                    _delete(self._folder / name)
+                    manifest.delete(self._folder / name)
         if self._processes > 1:
             # A process that listed the folder before the deletion would refuse to save these steps.
             multihost_utils.sync_global_devices("jaxgen.checkpoint.discard_newer")
@@ -224,7 +226,7 @@ class Checkpoints:
         stored = {item: {name: leaf for name, leaf in tree.items() if leaf.size} for item, tree in wanted.items()}
         restored = {}
         with (
-            self._readable(step, [item for item, tree in stored.items() if tree]) as folder,
+            staging.readable(self._folder / str(step), [item for item, tree in stored.items() if tree]) as folder,
             contextlib.closing(ocp.Checkpointer(_handler())) as reader,
         ):
             for item, tree in targets.items():
@@ -258,6 +260,8 @@ class Checkpoints:
 
     def _writer(self, items: frozenset[str]) -> ocp.CheckpointManager:
         """The Orbax manager for these items; made at the first save, since readers must not clean the folder up."""
+        if self._processes != jax.process_count():
+            raise ValueError(f"processes is {self._processes}, and the job has {jax.process_count()}")
         if self._manager is None or items != self._manager_items:
             if self._manager is not None:
                 self._manager.close()
@@ -274,9 +278,7 @@ class Checkpoints:
                 save_root_metadata=False,
                 lightweight_initialize=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_COMMIT_SECONDS),
-                atomicity_options=ocp.options.AtomicityOptions(
-                    mode=atomicity.ATOMIC_RENAME if renames else atomicity.COMMIT_FILE
-                ),
+                atomicity_options=ocp.options.AtomicityOptions(mode=atomicity.ATOMIC_RENAME if renames else atomicity.COMMIT_FILE),
             )
             directory = self._stage.name if self._stage else str(self._folder)
             self._manager = ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
@@ -303,20 +305,9 @@ class Checkpoints:
         for step in reversed(self.steps()):
             folder = self._folder / str(step)
             if whole == keep:
-                _delete(folder)
+                manifest.delete(folder)
             else:
                 whole += manifest.complete(folder)
-
-    @contextlib.contextmanager
-    def _readable(self, step: int, items: Collection[str]) -> Iterator[str]:
-        """The folder of a step where TensorStore can read these items."""
-        folder = self._folder / str(step)
-        if not self._staged:
-            yield str(folder)
-            return
-        with tempfile.TemporaryDirectory(prefix="jaxgen-restore-") as temporary:
-            staging.download(folder, items, pathlib.Path(temporary))
-            yield temporary
 
     def _json(self, step: int, item: str) -> dict[str, Any]:
         path = self._folder / str(step) / item / _JSON_FILE
@@ -354,9 +345,3 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 def _shown(lines: list[str]) -> str:
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return "; ".join(lines[:_SHOWN]) + more
-
-
-def _delete(folder: UPath) -> None:
-    """Deletes the folder of a step, manifests first: cut off in between, it is not whole."""
-    manifest.withdraw(folder)
-    folder.fs.rm(folder.path, recursive=True)

@@ -79,6 +79,12 @@ def withdraw(folder: UPath) -> None:
             path.unlink(missing_ok=True)
 
 
+def delete(folder: UPath) -> None:
+    """Deletes a checkpoint, manifests first: cut off in between, it is not whole."""
+    withdraw(folder)
+    folder.fs.rm(folder.path, recursive=True)
+
+
 def names(folder: UPath) -> list[str]:
     """Names of what lies in a folder, as the store says now; none where it does not exist."""
     return [path.name for path in _children(folder)]

@@ -8,8 +8,10 @@ compared with the manifest on the way.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import pathlib
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
 
 from upath import UPath
 
@@ -43,12 +45,22 @@ def upload(source: pathlib.Path, target: UPath) -> None:
         list(pool.map(copy, files))
 
 
-def download(source: UPath, items: Collection[str], target: pathlib.Path) -> None:
-    """Copies the files of `items` (folders below `source`) to the same paths below `target`.
+@contextlib.contextmanager
+def readable(folder: UPath, items: Collection[str]) -> Iterator[str]:
+    """A folder that TensorStore can read with these items of the checkpoint `folder`: itself, or a copy while in use.
 
     Raises:
-      BadInput: a file is missing or differs from the manifest.
+      BadInput: a file that had to be copied is missing or differs from the manifest.
     """
+    if not needed(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxgen-restore-") as temporary:
+        _download(folder, items, pathlib.Path(temporary))
+        yield temporary
+
+
+def _download(source: UPath, items: Collection[str], target: pathlib.Path) -> None:
     entries = {name: entry for name, entry in manifest.recorded(source).items() if name.partition("/")[0] in items}
 
     def copy(name: str) -> str | None:

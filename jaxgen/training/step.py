@@ -243,9 +243,11 @@ def on_host(host: Callable, batch: types.Batch) -> types.Batch:
     made = {}
     for name, value in next(iter(added.values())).items():
         shape = (count, *value.shape[1:])
-        made[name] = jax.make_array_from_callback(
-            shape, layout, lambda index, name=name: added[index[0].indices(count)[:2]][name]
-        )
+        # The loop forbids implicit transfers, and this one counts as such.
+        with jax.transfer_guard("allow"):
+            made[name] = jax.make_array_from_callback(
+                shape, layout, lambda index, name=name: added[index[0].indices(count)[:2]][name]
+            )
     return made
 
 

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import mup
+from jaxgen.nn.embeddings import Table, TimeEmbedding, position_sinusoid, sinusoid
+
+SCALE = mup.Scaling(base_width=8).at(8)
+
+
+def filled(module, *inputs):
+    """Parameters of a module, drawn at random."""
+    draws = np.random.default_rng(0)
+    boxed = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    values = jax.tree.map(lambda b: jnp.asarray(draws.normal(size=b.value.shape), jnp.float32), boxed, is_leaf=mup.is_parameter)
+    return {"params": values}
+
+
+def test_products_of_sinusoids_depend_on_the_difference_of_their_arguments():
+    def product(a, b):
+        return float(sinusoid(jnp.float32(a), 32) @ sinusoid(jnp.float32(b), 32))
+
+    assert product(3.0, 5.0) == pytest.approx(product(13.0, 15.0), abs=1e-4)
+    assert product(4.0, 4.0) == pytest.approx(16.0, abs=1e-4)
+
+
+def test_a_sinusoid_starts_as_ones_and_zeros_and_turns_from_one_radian_to_a_ten_thousandth():
+    np.testing.assert_array_equal(sinusoid(jnp.zeros(1), 8)[0], [1, 1, 1, 1, 0, 0, 0, 0])
+    slopes = np.asarray(sinusoid(jnp.float32(1e-3), 2 * 1000)[1000:], np.float64) / 1e-3
+    assert slopes[0] == pytest.approx(1, rel=1e-4) and slopes[-1] == pytest.approx(1e-4, rel=0.02)
+    np.testing.assert_allclose(slopes[1:] / slopes[:-1], (1e-4) ** (1 / 1000), rtol=1e-4)
+
+
+def test_position_embeddings_give_each_axis_its_own_share():
+    both = position_sinusoid(jnp.asarray([[2.0, 5.0]]), 16)
+    np.testing.assert_array_equal(both[0, :8], position_sinusoid(jnp.asarray([[2.0, -1.0]]), 16)[0, :8])
+    np.testing.assert_array_equal(both[0, 8:], position_sinusoid(jnp.asarray([[7.0, 5.0]]), 16)[0, 8:])
+    np.testing.assert_array_equal(both[0, 8:], sinusoid(jnp.float32(5.0), 8))
+
+
+def test_time_embedding_is_a_two_layer_network_of_a_thousand_t():
+    module = TimeEmbedding(8, SCALE)
+    t = jnp.asarray([0.0, 0.25, 1.0])
+    variables = filled(module, t)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    features = np.asarray(sinusoid(1000 * t, 256), np.float64)
+    hidden = features @ p["in"]["kernel"] + p["in"]["bias"]
+    expected = (hidden / (1 + np.exp(-hidden))) @ p["out"]["kernel"] + p["out"]["bias"]
+    np.testing.assert_allclose(module.apply(variables, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_time_embedding_stays_float32_and_tells_near_times_apart():
+    module = TimeEmbedding(8, SCALE)
+    t = jnp.asarray([0.5, 0.501])
+    embedded = module.apply(filled(module, t), t)
+    assert embedded.dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(embedded[0] - embedded[1]))) > 0.1
+
+
+def test_a_table_looks_up_rows():
+    table = Table("vocabulary", 5, 8, SCALE)
+    ids = jnp.asarray([[4, 0], [2, 2]])
+    variables = filled(table, ids)
+    np.testing.assert_array_equal(table.apply(variables, ids), np.asarray(variables["params"]["table"])[np.asarray(ids)])

@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import mup
+from jaxgen.nn.linear import Linear, precision
+
+DRAWS = np.random.default_rng(0)
+SCALE = mup.Scaling(base_width=2, output_multiplier=3.0).at(8)
+
+
+def draw(*shape):
+    return jnp.asarray(DRAWS.normal(size=shape), jnp.float32)
+
+
+HEADS, KV, EMBED, OUT = ("heads", 4), ("kv", 2), ("embed", 8), ("embed_out", 8)
+CASES = {
+    "one_to_one": ((EMBED,), (("mlp", 5),), "bld,df->blf"),
+    "one_to_three": ((EMBED,), (("qkv", 3), HEADS, KV), "bld,dcnk->blcnk"),
+    "two_to_one": ((HEADS, KV), (OUT,), "blnk,nkd->bld"),
+    "two_to_two": ((HEADS, KV), (("modulation", 2), OUT), "blnk,nkmd->blmd"),
+}
+
+
+@pytest.mark.parametrize("inputs, outputs, letters", CASES.values(), ids=CASES)
+def test_any_axes_are_contracted_as_an_einsum_would(inputs, outputs, letters):
+    sizes = [tuple(size for _, size in group) for group in (inputs, outputs)]
+    x, kernel, bias = draw(2, 3, *sizes[0]), draw(*sizes[0], *sizes[1]), draw(*sizes[1])
+    found = Linear(inputs, outputs, SCALE).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(found, np.einsum(letters, x, kernel) + np.asarray(bias), atol=1e-5)
+
+
+def test_an_output_layer_is_multiplied_once_and_its_bias_is_not():
+    layer = Linear((EMBED,), (("patch", 4),), SCALE, kind="output")
+    x, kernel, bias = draw(2, 8), draw(8, 4), draw(4)
+    found = layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    multiplier = 3.0 / (8 / 2)  # output_multiplier / (width / base width)
+    np.testing.assert_allclose(found, multiplier * np.asarray(x) @ np.asarray(kernel) + np.asarray(bias), atol=1e-5)
+
+
+def test_without_a_bias_there_is_only_a_kernel():
+    layer = Linear((EMBED,), (OUT,), SCALE, bias=False)
+    assert set(jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 8)))["params"]) == {"kernel"}
+
+
+def test_results_have_the_dtype_of_the_input_while_parameters_stay_float32():
+    layer = Linear((EMBED,), (OUT,), SCALE)
+    params = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 8), jnp.bfloat16))["params"]
+    assert params["kernel"].value.dtype == params["bias"].value.dtype == jnp.float32
+    values = jax.tree.map(lambda box: draw(*box.value.shape), params, is_leaf=mup.is_parameter)
+    assert layer.apply({"params": values}, draw(3, 8).astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_float32_products_ask_for_full_precision_and_bfloat16_ones_do_not():
+    assert precision(jnp.zeros(1, jnp.float32)) == jax.lax.Precision.HIGHEST
+    assert precision(jnp.zeros(1, jnp.bfloat16)) == jax.lax.Precision.DEFAULT
