@@ -266,7 +266,6 @@ def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
         raise types.BadInput("CONFIG", str(path), f"JSON; {error}") from None
     if not isinstance(data, dict):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")
-    trust = (*trust, *data.get("trust", ()))
     tree = rebuild(data.get("experiment"), trust)
     if not isinstance(tree, Experiment):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")

@@ -58,6 +58,11 @@ class Scaling:
     def validate(self) -> None:
         if self.base_width < 1:
             raise types.BadInput("base_width", self.base_width, "a positive width")
+        if self.output_multiplier <= 0:
+            raise types.BadInput("output_multiplier", self.output_multiplier, "a positive factor")
+        head = self.base_head_dim
+        if head is not None and (head < 1 or self.base_width % head):
+            raise types.BadInput("base_head_dim", head, f"a divisor of base_width={self.base_width}, or none")
 
     def at(self, width: int) -> Scale:
         """The multipliers for a model of this width."""

@@ -214,6 +214,26 @@ def test_a_source_chosen_without_its_required_path_is_refused_at_the_end():
     assert refused(tiny, "data.source=folder").option == "data.source.path"
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("sampler.stepper=heun", "objective.timesteps=uniform", "training.ema=()", "optimizer.clip_norm=none"),
+        ("data.source=folder", "data.source.path=/a b/c=d", "model=jaxgen.models.dit:DiT", "objective.base_pixels=64"),
+        ("sampler=none", "evaluation=jaxgen.evaluation.caption_agreement:CaptionAgreement"),
+    ],
+    ids=" ".join,
+)
+def test_all_options_as_overrides_make_the_tree_of_any_other(overrides):
+    tree = experiments.load(TINY)[0]
+    for text in overrides:
+        tree = experiments.override(tree, text)
+    made = experiments.load(QUICKSTART)[0]
+    for name, text in experiments.as_overrides(tree).items():
+        made = experiments.override(made, f"{name}={text}")
+    assert made == tree
+
+
 def test_another_model_may_be_chosen():
     assert tiny("model=jaxgen.models.dit:DiT", "model.width=32").model == DiT(width=32)
 

@@ -1,6 +1,8 @@
 """Check over widths that activations and their updates keep their scale under μP, beside the standard parametrization.
 
-Draws RUN/mup_check.png style plots to the path of --plot and exits 1 when a slope is outside the tolerance.
+Trains a few steps on one batch at each width, draws sizes against width, lists what was left out and why, and exits 1 when a
+slope under μP is outside the tolerance. With --train it also trains each width for a while on the data, at the configuration's
+own rate, and exits 1 when wider is worse.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "config")
     parser.add_argument("--widths", default="64,128,256,512,1024", metavar="N,N,…", help="widths (default %(default)s)")
     parser.add_argument("--seeds", type=options.positive, default=3, help="initializations to average over (default %(default)s)")
-    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes, a step between each (default %(default)s)")
+    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes, with a step between (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate, larger than in training (default %(default)s)")
     parser.add_argument("--batch", type=options.positive, default=8, help="examples in the batch (default %(default)s)")
     parser.add_argument("--tolerance", type=float, default=0.1, help="largest slope allowed (default %(default)s)")
+    parser.add_argument("--train", type=int, default=0, metavar="N", help="also train N steps at each width (default: not)")
     parser.add_argument("--plot", metavar="FILE", help="where to draw (default mup-check-<name>.png)")
     options.add_json(parser)
 
@@ -30,11 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     import jax
     import tqdm
 
-    from jaxgen import mup, types
     from jaxgen import experiment as experiments
+    from jaxgen import mup, types
     from jaxgen.commands import session
     from jaxgen.data import loader
-    from jaxgen.evaluation import plots
     from jaxgen.parallel import sharding
     from jaxgen.training import coordinate_check
 
@@ -52,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         "optimizer.clip_norm=none",
         "training.microbatches=1",
     ]
-    arguments.set += settings
-    experiment, name = session.load(arguments, arguments.config)
+    trained, name = session.load(arguments, arguments.config)
+    experiment, _ = experiments.load(arguments.config, [*arguments.set, *settings], arguments.trust)
     by_width: dict[tuple[str, int], experiments.Experiment] = {}
     for parametrization in mup.Parametrization:
         for width in widths:
@@ -80,10 +82,30 @@ def run(arguments: argparse.Namespace) -> int:
                     change.append(other)
                     bar.update()
                 found[parametrization] = (scale, change, coordinate_check.fit(widths, scale, change))
-    return _report(arguments, name, widths, found, plots, session)
+        losses = []
+        if arguments.train:
+            data = trained.data
+            layout = sharding.batch_sharding(mesh)
+            open_batches = lambda: loader.batches(examples, data.features(), data.batch_size, layout, 0, data.prefetch)
+            with tqdm.tqdm(total=len(widths) * arguments.seeds, unit="run", disable=None, leave=False) as bar:
+                for width in widths:
+                    tree = experiments.override(trained, f"model.width={width}")
+                    tree = experiments.override(tree, f"training.steps={arguments.train}")
+                    tree.validate()
+                    losses.append(coordinate_check.losses(tree, mesh, open_batches, range(arguments.seeds), bar.update))
+                    log.info("width %d: loss %.4f after %d steps", width, losses[-1].mean(), arguments.train)
+    return _report(arguments, name, widths, found, losses)
 
 
-def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: dict[str, Any], plots: Any, session: Any) -> int:
+def _report(
+    arguments: argparse.Namespace, name: str, widths: list[int], found: dict[str, Any], losses: list[Any]
+) -> int:
+    import numpy as np
+
+    from jaxgen.commands import session
+    from jaxgen.evaluation import plots
+    from jaxgen.training import coordinate_check
+
     plot = arguments.plot or f"mup-check-{name}.png"
     plots.coordinate_check(widths, found, arguments.tolerance, plot)
     figures: dict[str, Any] = {"widths": widths, "tolerance": arguments.tolerance, "plot": plot}
@@ -92,12 +114,22 @@ def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: 
         print(f"{parametrization}: {len(slopes.scale)} scales and {len(slopes.change)} changes; steepest {worst:+.3f}, {where}")
         figures[parametrization] = {"worst": worst, "where": where, "scale": slopes.scale, "change": slopes.change}
     slopes = found["mup"][2]
-    for item, reason in sorted(slopes.skipped.items()):
-        print(f"skipped: {item}: {reason}")
+    for reason, items in slopes.skipped.items():
+        shown = ", ".join(items[:4]) + (f" and {len(items) - 4} more (--json lists them)" if len(items) > 4 else "")
+        print(f"skipped: {reason}: {shown}")
     steep = {f"{kind} of {item}": slope for kind in ("change", "scale") for item, slope in getattr(slopes, kind).items()}
     outside = {item: slope for item, slope in steep.items() if not abs(slope) <= arguments.tolerance}
     for item, slope in sorted(outside.items(), key=lambda pair: -abs(pair[1])):
         print(f"outside ±{arguments.tolerance}: {item}: {slope:+.3f}")
-    print(f"{plot}: {'FAILED' if outside else 'passed'}")
-    session.write_json(arguments.json, figures | {"passed": not outside, "skipped": slopes.skipped, "outside": outside})
-    return session.FAILED if outside else session.DONE
+    complaints = []
+    if losses:
+        for width, values in zip(widths, losses, strict=True):
+            print(f"width {width}: loss {values.mean():.4f} (seeds {', '.join(f'{value:.4f}' for value in values)})")
+        complaints = coordinate_check.wider_is_better(widths, np.stack(losses))
+        for complaint in complaints:
+            print(complaint)
+    passed = not outside and not complaints
+    print(f"{plot}: {'passed' if passed else 'FAILED'}")
+    figures |= {"passed": passed, "skipped": slopes.skipped, "outside": outside, "losses": [v.tolist() for v in losses]}
+    session.write_json(arguments.json, figures)
+    return session.DONE if passed else session.FAILED

@@ -10,7 +10,7 @@ from jaxgen.commands import options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "run")
     parser.add_argument(
-        "--count", type=options.positive, metavar="N", help="number of pictures (default 40, or one per caption)"
+        "--count", type=options.positive, metavar="N", help="number of pictures (default 100, or one per caption)"
     )
     parser.add_argument("--caption", action="append", metavar="TEXT", help="draw this; repeatable (default: the test captions)")
     parser.add_argument("--seed", type=int, help="noise (default: the experiment's seed)")

@@ -18,7 +18,7 @@ from jaxgen.evaluation.generate import Generator
 
 log = logging.getLogger(__name__)
 
-GRID = 40
+GRID = 100
 
 
 def draw(
@@ -34,7 +34,7 @@ def draw(
     """Draws pictures, writes a captioned grid, and scores them where the experiment says how.
 
     Args:
-      count: number of pictures; captions repeat where there are fewer.
+      count: number of pictures; captions repeat where there are fewer. The grid shows the first `GRID` of them.
       captions: the user's own; None takes those of the test split.
       each: also writes every picture as a file of its own.
 
@@ -52,8 +52,7 @@ def draw(
     images = np.concatenate(images)
     folder.samples.mkdir(parents=True, exist_ok=True)
     path = folder.samples / f"step-{step:08d}.png"
-    shown = min(count, 100)
-    pictures.save(pictures.grid(images[:shown], _labels(rows)[:shown]), path)
+    pictures.save(pictures.grid(images[:GRID], _labels(rows)[:GRID]), path)
     log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
     if each:
         single = folder.samples / f"step-{step:08d}"

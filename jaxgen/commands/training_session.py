@@ -108,7 +108,8 @@ class TrainingSession:
         if figures["stopped"]:
             log.info("%s: saved step %d; the same command goes on from there", stop.name, done)
         elif self.item:
-            figures |= self._sample(done, state)
+            scored = self.experiment.evaluation
+            figures |= self._sample(done, state, scored.pictures if scored else samples.GRID)
         return figures
 
     def _compare(self) -> dict[str, tuple[Any, Any]]:
@@ -116,7 +117,6 @@ class TrainingSession:
         if not self.folder.exists():
             return {}
         content = json.loads(self.folder.experiment.read_text())
-        self.trust = tuple(dict.fromkeys((*self.trust, *content.get("trust", ()))))
         self.history = content.get("history", [])
         old = experiments.rebuild(content["experiment"], self.trust)
         changed = experiments.check_resumable(old, self.experiment, str(self.folder.root))
@@ -164,10 +164,10 @@ class TrainingSession:
         self.rows.flush()
         self.checkpoints.save(done, state.items(), {"step": done, "source": self.examples.fingerprint}, self.about)
 
-    def _sample(self, done: int, state: State) -> dict[str, Any]:
+    def _sample(self, done: int, state: State, count: int = samples.GRID) -> dict[str, Any]:
         self.compiles.because("drawing samples")
         generator = Generator(self.experiment, self.mesh, self.experiment.seed)
-        return samples.draw(self.experiment, generator, state.items()[self.item], self.folder, done)
+        return samples.draw(self.experiment, generator, state.items()[self.item], self.folder, done, count)
 
     def _tell(self, start: int) -> None:
         held, whole = sharding.bytes_per_device(self.step.state.items())

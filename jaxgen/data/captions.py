@@ -48,6 +48,12 @@ _ENGLISH = Language(
         "this is {}", "this is the digit {}", "this is the number {}",
         "it shows {}", "it shows the digit {}", "the picture shows {}", "the image shows {}",
         "please draw {}", "please write {}", "draw the digit {}", "write the number {}",
+        "can you make {} for us?", "I would like to see {}", "we found {} there", "{} on a page", "{} in black ink",
+        "{} in a notebook", "her hand made {}", "his school book says {}", "they all read {}", "looks like {} to me",
+        "you may call it {}", "{}, badly written", "{}, quickly done", "an old scrawl of {}", "the sign for {}",
+        "my friend's try at {}", "{} as children do it", "chalk marks: {}", "a pen left {}", "just {}, nothing else",
+        "some ink shaped like {}", "which is {}, I think", "show me {}", "give me {} now", "what a nice {}",
+        "the form says {}", "her letter had {}", "print of {}", "now comes {}", "the answer was {}",
     ),
     heldout=(
         "could you sketch {} for me?", "what you see here is {}", "{} in somebody's handwriting",
@@ -68,6 +74,10 @@ _CHINESE = Language(
         "图上写着{}", "图上写着数字{}", "画面中是{}",
         "纸上写着{}", "纸上写着数字{}", "写着{}", "写着数字{}", "写一个{}", "写数字{}", "请写{}", "请写数字{}",
         "画一个{}", "画数字{}", "请画{}", "请画数字{}", "有人写了{}", "有人写了数字{}", "数字{}的图片", "手写{}的图片",
+        "帮我写个{}吧", "你能画{}吗", "他用铅笔写{}", "她在本子上写{}", "我想看{}", "黑板上有{}", "学生写的{}", "妈妈写下{}",
+        "照片上是{}", "看起来像{}", "应该是{}", "潦草的{}", "工整的{}", "小小的{}", "答案是{}", "给我{}", "信里提到{}",
+        "墨水写成的{}", "记得是{}", "表格填着{}", "这个符号读{}", "大家都认得{}", "谁画了{}", "只有{}而已", "朋友练字写{}",
+        "弟弟学写{}", "门牌号是{}", "票上印着{}", "书中出现{}", "随手写的{}啊",
     ),
     heldout=(
         "我用笔写下{}", "笔迹组成了{}", "看得出是{}", "孩子练习的{}", "老师板书的{}",

@@ -53,6 +53,8 @@ class DigitsCaptioned:
     directory: str = ""
     languages: tuple[str, ...] = ("en", "zh")
 
+    classes = captions.DIGITS
+
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
 

@@ -68,6 +68,11 @@ class Data:
         """
         return self.source.features(self)
 
+    def id_counts(self) -> dict[str, int]:
+        """For each field of integer ids, how many there are; a model's tables must have as many rows."""
+        classes = getattr(self.source, "classes", None)
+        return {"text": text.VOCABULARY} | ({} if classes is None else {"label": classes})
+
     def open(self, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Opens the source's "train" or "test" split.
 

@@ -34,6 +34,8 @@ class Synthetic:
     count: int = 1024
     languages: tuple[str, ...] = ("en", "zh")
 
+    classes = captions.DIGITS
+
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
 

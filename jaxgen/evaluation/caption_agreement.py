@@ -15,13 +15,20 @@ class CaptionAgreement:
     """Share of pictures that a support vector classifier (radial kernel, on pixels) takes for the captioned digit.
 
     Attributes:
+      pictures: how many are drawn for it at the end of training, from captions of the test split.
       gamma, penalty: of the classifier; scikit-learn's `gamma` on pixels in [0, 1], and `C`.
     """
 
+    pictures: int = 355
     gamma: float = 0.1
     penalty: float = 10.0
 
     figures = ("caption_agreement", "judge_accuracy")
+
+    def validate(self) -> None:
+        for name in ("pictures", "gamma", "penalty"):
+            if getattr(self, name) <= 0:
+                raise types.BadInput(name, getattr(self, name), "a positive number")
 
     def check(self, experiment: Any) -> None:
         if "label" not in experiment.data.features():

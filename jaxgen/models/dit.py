@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -74,6 +76,10 @@ class DiT(nn.Module):
         interface.validate_transformer(self)
         if self.width % 4:
             raise types.BadInput("width", self.width, "a multiple of 4 (sines and cosines of two axes)")
+
+    def check(self, experiment: Any) -> None:
+        """The table must have a row for every label of the data."""
+        interface.require_rows("model.classes", self.classes, experiment.data, "label")
 
     @nn.compact
     def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:

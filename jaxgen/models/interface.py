@@ -89,3 +89,14 @@ def validate_transformer(model: Any) -> None:
         raise types.BadInput("width", model.width, f"a multiple of head_dim={model.head_dim} (heads = width / head_dim)")
     if model.remat not in REMAT:
         raise types.BadInput("remat", model.remat, f"one of {', '.join(REMAT)}")
+
+
+def require_rows(option: str, rows: int, data: Any, field: str) -> None:
+    """Refuses a table with fewer rows than the data have ids in `field`: such ids would be looked up as NaN.
+
+    Raises:
+      BadInput: naming `option`.
+    """
+    count = data.id_counts().get(field, 0)
+    if rows < count:
+        raise types.BadInput(option, rows, f"at least {count}, the number of ids in the data's field {field!r}")

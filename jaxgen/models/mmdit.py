@@ -118,9 +118,12 @@ class MMDiT(nn.Module):
             return  # the objective names the streams that are missing
         if text.shape[0] > self.text_length:
             raise types.BadInput("model.text_length", self.text_length, f"at least {text.shape[0]}, the length of the data's texts")
-        if (len(text.shape) == 1) != (self.vocabulary > 0):
-            kind = "ids: a positive size" if len(text.shape) == 1 else f"features: 0, with text_features={text.shape[-1]}"
-            raise types.BadInput("model.vocabulary", self.vocabulary, f"what fits texts of {kind}")
+        features = text.shape[1] if len(text.shape) > 1 else 0
+        if self.text_features != features:
+            needed = f"{features}, the channels of the data's text" if features else "0 and a vocabulary, as the data's text is ids"
+            raise types.BadInput("model.text_features", self.text_features, needed)
+        if self.vocabulary:
+            interface.require_rows("model.vocabulary", self.vocabulary, experiment.data, "text")
 
     @nn.compact
     def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:

@@ -63,4 +63,5 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
     weights = jax.nn.softmax(logits, axis=-1)
     if visible is not None:
         weights = jnp.where(jnp.any(visible, axis=-1, keepdims=True), weights, 0.0)
-    return jnp.einsum("bnls,bsnk->blnk", weights.astype(v.dtype), v, precision=precision(v))
+    out = jnp.einsum("bnls,bsnk->blnk", weights.astype(v.dtype), v, precision=precision(v), preferred_element_type=jnp.float32)
+    return out.astype(q.dtype)

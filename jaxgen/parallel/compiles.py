@@ -24,6 +24,10 @@ class CompileLog:
         self._cause = "start"
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
+    def close(self) -> None:
+        """Stops listening."""
+        jax.monitoring.unregister_event_duration_listener(self._heard)
+
     def because(self, cause: str) -> None:
         """Names what is about to run, for the log."""
         self._cause = cause

@@ -28,12 +28,12 @@ class Slopes:
     Attributes:
       scale: by activation, the slope of mean |h_t| that is largest in magnitude over the checked steps.
       change: the same of mean |h_t - h_1|.
-      skipped: activations left out, with the reason.
+      skipped: what was left out, by reason.
     """
 
     scale: dict[str, float]
     change: dict[str, float]
-    skipped: dict[str, str]
+    skipped: dict[str, list[str]]
 
     def worst(self) -> tuple[str, float]:
         """Name and value of the slope largest in magnitude, change or scale."""
@@ -124,21 +124,73 @@ def sizes(
 def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: Sequence[dict[str, np.ndarray]]) -> Slopes:
     """Slopes over widths from the sizes at each width; passes 2 and later count.
 
-    An activation that is exactly zero at some width and pass is skipped for that quantity, and named.
+    Passes at which a size is exactly zero at every width are left out, as an output that starts at zero lets no gradient
+    through in the first step; a size that is zero at all passes, or at some widths only, is left out whole.
     """
     found: dict[str, dict[str, float]] = {"scale": {}, "change": {}}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, list[str]] = {}
     for kind, by_width in (("scale", scale), ("change", change)):
         for name in by_width[0]:
             values = np.stack([sizes[name] for sizes in by_width])[:, 1:]  # [widths, passes]
             zero = values == 0
-            if zero.any():
-                where = "at every step" if zero.all() else f"at {int(zero.sum())} of {zero.size} widths and steps"
-                skipped[f"{kind} of {name}"] = f"exactly zero {where}: " + (
-                    "nothing trained reaches it" if kind == "change" else "it is not active"
-                )
-            usable = ~zero.any(axis=0)
-            if usable.any():
-                slopes = np.polyfit(np.log2(widths), np.log2(values[:, usable]), 1)[0]
+            dead = zero.all(axis=0)
+            if dead.all():
+                skipped.setdefault("exactly zero throughout: nothing reaches it", []).append(f"{kind} of {name}")
+            elif (zero & ~dead).any():
+                skipped.setdefault("exactly zero at some widths only", []).append(f"{kind} of {name}")
+            else:
+                if dead.any():
+                    passes = ", ".join(str(t + 2) for t in np.flatnonzero(dead))
+                    reason = f"at step {passes} alone, exactly zero at every width: the output started at zero"
+                    skipped.setdefault(reason, []).append(f"{kind} of {name}")
+                slopes = np.polyfit(np.log2(widths), np.log2(values[:, ~dead]), 1)[0]
                 found[kind][name] = float(slopes[np.argmax(np.abs(slopes))])
     return Slopes(found["scale"], found["change"], skipped)
+
+
+def losses(
+    experiment: experiments.Experiment,
+    mesh: jax.sharding.Mesh,
+    open_batches: Callable[[], Any],
+    seeds: Sequence[int],
+    done: Callable[[], None],
+) -> np.ndarray:
+    """Loss after `training.steps` ordinary steps, per seed [seeds]: the mean over the last fifth of the steps.
+
+    With the same seed, every width sees the same examples and the same noise, so differences between widths are paired.
+
+    Args:
+      open_batches: opens the loader anew at step 0.
+      done: called after each run.
+    """
+    built = steps.build(experiment, mesh)
+    count = experiment.training.steps
+    found = []
+    for seed in seeds:
+        state, frozen = built.initial(np.uint32(seed)), built.load_frozen(np.uint32(seed))
+        tail = []
+        with open_batches() as batches:
+            for number, batch in batches:
+                state, report = built(state, frozen, batch)
+                if number >= count - max(count // 5, 1):
+                    tail.append(report.metrics["loss"])
+                if number + 1 == count:
+                    break
+        found.append(np.mean([float(mean.value()) for mean in jax.device_get(tail)]))
+        done()
+    return np.asarray(found)
+
+
+def wider_is_better(widths: Sequence[int], by_width: np.ndarray) -> list[str]:
+    """Complaints about losses [widths, seeds]: the widest worse than the narrowest, or a rise past two standard errors."""
+    complaints = []
+    means = by_width.mean(axis=1)
+    if means[-1] > means[0]:
+        complaints.append(f"width {widths[-1]} ends at loss {means[-1]:.4f}, above {means[0]:.4f} of width {widths[0]}")
+    for i in range(1, len(widths)):
+        rises = by_width[i] - by_width[i - 1]
+        error = rises.std(ddof=1) / np.sqrt(len(rises)) if len(rises) > 1 else 0.0
+        if rises.mean() > 2 * error:
+            shown = f"{rises.mean():+.4f} ± {error:.4f}"
+            complaints.append(f"from width {widths[i - 1]} to {widths[i]} the loss rises by {shown} (standard error)")
+    return complaints

@@ -45,8 +45,9 @@ class AdamW:
                 raise types.BadInput(name, getattr(self, name), "a decay in [0, 1)")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise types.BadInput("clip_norm", self.clip_norm, "a positive norm, or none")
-        if self.warmup_steps < 0:
-            raise types.BadInput("warmup_steps", self.warmup_steps, "0 or more")
+        for name in ("epsilon", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise types.BadInput(name, getattr(self, name), "0 or more")
         if not 0 < self.decay_share <= 1:
             raise types.BadInput("decay_share", self.decay_share, "a share in (0, 1]")
 

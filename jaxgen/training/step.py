@@ -130,7 +130,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         ema={name: {decay: layouts[name] for decay in decays[name]} for name in layouts},
         optimizer={
             name: optax.tree.map_params(
-                rules[name],
+                lambda params, rule=rules[name]: jax.eval_shape(rule.init, params),  # `init` itself would compile its counters
                 lambda _, layout: layout,
                 abstract.optimizer[name],
                 layouts[name],

@@ -54,7 +54,8 @@ def saved(folder):
     layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = {}
     for item in set(items) - {"about", "position"}:
-        target = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout) for name, s in checkpoints.shapes(last, item).items()}
+        shapes = checkpoints.shapes(last, item)
+        target = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout) for name, s in shapes.items()}
         found[item] = checkpoints.restore(last, {item: target})[item]
     return last, jax.device_get(found)
 

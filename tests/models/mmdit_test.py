@@ -74,17 +74,26 @@ def data_with(**fields):
     return builtin_types.SimpleNamespace(data=builtin_types.SimpleNamespace(features=lambda: fields))
 
 
+IDS, FEATURES = jax.ShapeDtypeStruct((8,), jnp.int32), jax.ShapeDtypeStruct((8, 4), jnp.float32)
+TAKES_FEATURES = {"vocabulary": 0, "text_features": 4}
+
+
 @pytest.mark.parametrize(
-    "text, option",
-    [(jax.ShapeDtypeStruct((9,), jnp.int32), "model.text_length"), (jax.ShapeDtypeStruct((8, 4), jnp.float32), "model.vocabulary")],
-    ids=["longer_text", "features_for_ids"],
+    "options, text, option",
+    [
+        ({"text_length": 7}, IDS, "model.text_length"),
+        ({}, FEATURES, "model.text_features"),
+        (TAKES_FEATURES, IDS, "model.text_features"),
+        (TAKES_FEATURES | {"text_features": 5}, FEATURES, "model.text_features"),
+    ],
+    ids=["text_too_long", "features_for_ids", "ids_for_features", "other_channels"],
 )
-def test_data_whose_text_does_not_fit_is_refused(text, option):
+def test_data_whose_text_does_not_fit_is_refused(options, text, option):
     with pytest.raises(types.BadInput) as error:
-        MMDiT(text_length=8).check(data_with(text=text))
+        MMDiT(**options).check(data_with(text=text))
     assert error.value.option == option
 
 
 def test_data_whose_text_fits_is_taken():
-    MMDiT(text_length=8).check(data_with(text=jax.ShapeDtypeStruct((8,), jnp.int32)))
-    MMDiT(vocabulary=0, text_features=4, text_length=8).check(data_with(text=jax.ShapeDtypeStruct((8, 4), jnp.float32)))
+    MMDiT(text_length=8).check(data_with(text=IDS))
+    MMDiT(text_length=8, **TAKES_FEATURES).check(data_with(text=FEATURES))

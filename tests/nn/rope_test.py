@@ -40,11 +40,16 @@ def test_the_origin_turns_nothing():
     np.testing.assert_array_equal(at(Q, 0.0, 0.0), Q[0, 0, 0])
 
 
-def test_channel_pairs_turn_at_the_published_frequencies():
-    # As complex numbers, channel m and m + 4 of 8 turn by position · 10000^(-2m/8).
-    x = np.asarray(Q[0, 0, 0], np.float64)
-    turned = (x[:4] + 1j * x[4:]) * np.exp(1j * 2.5 * 10_000.0 ** (-2 * np.arange(4) / 8))
-    np.testing.assert_allclose(at(Q, 2.5), np.concatenate([turned.real, turned.imag]), atol=1e-6)
+@pytest.mark.parametrize("position", [(2.5,), (2.5, -4.0)], ids=["one_axis", "two_axes"])
+def test_channel_pairs_turn_at_the_published_frequencies(position):
+    # As complex numbers: of the share S of an axis, channels m and m + S/2 turn by its position · 10000^(-2m/S).
+    share = 8 // len(position)
+    expected = []
+    for axis, x in enumerate(np.split(np.asarray(Q[0, 0, 0], np.float64), len(position))):
+        angles = position[axis] * 10_000.0 ** (-2 * np.arange(share // 2) / share)
+        turned = (x[: share // 2] + 1j * x[share // 2 :]) * np.exp(1j * angles)
+        expected += [turned.real, turned.imag]
+    np.testing.assert_allclose(at(Q, *position), np.concatenate(expected), atol=1e-6)
 
 
 def test_every_token_and_head_turns_by_its_own_position():

@@ -120,15 +120,18 @@ def test_the_factor_on_epsilon_is_that_of_adam_with_a_scaled_epsilon():
 
 def test_a_gradient_above_the_clip_norm_is_scaled_down_to_it_and_one_below_is_not():
     # With ε far above the gradient Adam is linear in it, so the update shows the gradient's size.
-    def size(scale, clip_norm):
+    def size(scale, clip_norm, epsilon=1.0):
         gradients = {"vector": jnp.full(4, scale)}
-        rule = AdamW(epsilon=1e6, learning_rate=1e6, clip_norm=clip_norm).build(mup.Multipliers(*(3 * [{"vector": 1.0}])), 10)
+        multipliers = mup.Multipliers({"vector": 1.0}, {"vector": 1.0}, {"vector": epsilon})
+        rule = AdamW(epsilon=1e6, learning_rate=1e6, clip_norm=clip_norm).build(multipliers, 10)
         step, _ = rule.update(gradients, rule.init(gradients), gradients)
         return float(jnp.linalg.norm(step["vector"]))
 
     assert size(5.0, 1.0) == pytest.approx(1.0, rel=1e-4)
     assert size(0.25, 1.0) == pytest.approx(0.5, rel=1e-4)
     assert size(5.0, None) == pytest.approx(10.0, rel=1e-4)
+    # The norm is that of the gradient itself: the factor on ε, which makes the update eight times as large, comes after.
+    assert size(0.25, 1.0, epsilon=1 / 8) == pytest.approx(8 * 0.5, rel=1e-4)
 
 
 def rates(steps=100, **options):
@@ -208,6 +211,8 @@ BAD = {
     "b1": 1.0,
     "b2": -0.1,
     "clip_norm": 0.0,
+    "epsilon": -1e-8,
+    "weight_decay": -0.1,
     "warmup_steps": -1,
     "decay_share": 0.0,
 }

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 GAME = str(pathlib.Path(__file__).parent / "game_config.py")
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
 
-# Adam turns the rounding error of a gradient that is nearly zero into a whole step; with a larger ε what is compared is the gradient.
+# Adam turns the rounding error of a gradient that is nearly zero into a whole step; with a larger ε gradients are compared.
 CALM = ("optimizer.epsilon=0.01",)
 
 
