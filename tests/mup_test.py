@@ -80,7 +80,9 @@ DIT = SHARED | {"labels.table": "input"} | {f"blocks.{name}": group for name, gr
 MMDIT = (
     SHARED
     | {
-        "bytes.table": "input",
+        "text_ids.tables": "input",
+        "text_ids.out.kernel": "hidden",
+        "text_ids.out.bias": "vector",
         "null.table": "input",
         "text_positions.table": "input",
         "pooled_in.kernel": "hidden",

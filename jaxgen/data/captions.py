@@ -50,9 +50,9 @@ _ENGLISH = Language(
         "please draw {}", "please write {}", "draw the digit {}", "write the number {}",
         "can you make {} for us?", "I would like to see {}", "we found {} there", "{} on a page", "{} in black ink",
         "{} in a notebook", "her hand made {}", "his school book says {}", "they all read {}", "looks like {} to me",
-        "you may call it {}", "{}, badly written", "{}, quickly done", "an old scrawl of {}", "the sign for {}",
-        "my friend's try at {}", "{} as children do it", "chalk marks: {}", "a pen left {}", "just {}, nothing else",
-        "some ink shaped like {}", "which is {}, I think", "show me {}", "give me {} now", "what a nice {}",
+        "you may call it {}", "{} badly written", "{} quickly done", "an old scrawl of {}", "the sign for {}",
+        "my friend's try at {}", "{} as children do it", "chalk marks: {}", "a pen left {}", "just {} and nothing else",
+        "some ink shaped like {}", "which is {} I think", "show me {}", "give me {} now", "what a nice {}",
         "the form says {}", "her letter had {}", "print of {}", "now comes {}", "the answer was {}",
     ),
     heldout=(

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.nn.attention import Mask, attention
-from jaxgen.nn.embeddings import Table, TimeEmbedding
+from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
@@ -140,7 +140,7 @@ class MMDiT(nn.Module):
 
         x = Linear((("patch", values),), embed_out, scale, name="patches")(tokens.values)
         if self.vocabulary:
-            y = Table("vocabulary", self.vocabulary, self.width, scale, name="bytes")(interface.present(text))
+            y = NgramEmbedding(self.vocabulary, self.width, scale, name="text_ids")(interface.present(text), text.segments)
         else:
             y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(interface.present(text))
 

@@ -69,3 +69,43 @@ class Table(nn.Module):
             std=self.std,
         )
         return jnp.take(table, ids, axis=0)
+
+
+class NgramEmbedding(nn.Module):
+    """Embeds ids together with their neighbours, for ids so small (bytes) that one alone says little.
+
+    Each place gets the sum of a vector for its own id and one for each neighbour within `reach`, from tables that differ by
+    distance, then SiLU and a linear map: features of the n-gram around the place, wherever in the text it stands.
+
+    Attributes:
+      rows: number of ids.
+      reach: neighbours on each side.
+      std: initial standard deviation of the tables, the same at every width.
+    """
+
+    rows: int
+    width: int
+    scale: mup.Scale
+    reach: int = 2
+    std: float = 0.5
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, segments: jax.Array) -> jax.Array:
+        """Integer ids [B, S] and their segments [B, S] (0 absent) to float32 [B, S, D]; other segments are no neighbours."""
+        window = 2 * self.reach + 1
+        tables = mup.param(
+            self,
+            "tables",
+            inputs=(("neighbour", window), ("vocabulary", self.rows)),
+            outputs=(("embed_out", self.width),),
+            kind="embedding",
+            std=self.std,
+        )
+        edge = ((0, 0), (self.reach, self.reach))
+        padded, owners = jnp.pad(ids, edge), jnp.pad(segments, edge)
+        total = 0.0
+        for place in range(window):
+            span = slice(place, place + ids.shape[1])
+            mine = (owners[:, span] == segments) & (segments > 0)
+            total += jnp.where(mine[..., None], jnp.take(tables[place], padded[:, span], axis=0), 0.0)
+        return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(total))

@@ -42,7 +42,7 @@ def test_every_caption_fits():
 def test_training_never_shows_a_held_out_wording_and_uses_all_others():
     seen = wordings(BOTH, False)
     made = captions.Captions("train", 0, BOTH)
-    found = [(made.of(number, number % 7, number % 10), number % 10) for number in range(20_000)]
+    found = [(made.of(number, number % 7, number % 10), number % 10) for number in range(60_000)]
     assert all(seen[caption.text] == label and not caption.heldout for caption, label in found)
     assert {caption.text for caption, _ in found} == set(seen)
 

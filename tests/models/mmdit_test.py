@@ -24,7 +24,7 @@ def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand(vocabula
     model = MMDiT(width, depth, head_dim, 2, patch=2, channels=3, vocabulary=vocabulary, text_features=features, text_length=length)
     ends = (values + 1) * width + (width + 1) * values  # patches in, velocity out
     ends += (256 + 1) * width + (width + 1) * width  # time
-    ends += vocabulary * width if vocabulary else (features + 1) * width  # text
+    ends += 5 * vocabulary * width + (width + 1) * width if vocabulary else (features + 1) * width  # text
     ends += 2 * (width + 1) * width + width  # pooled text and its null
     ends += length * width  # places in the text
     ends += (width + 1) * 2 * width  # modulation of the last layer
@@ -71,7 +71,7 @@ def test_places_count_from_the_start_of_each_text_and_absent_entries_take_none()
 
 
 def data_with(**fields):
-    return builtin_types.SimpleNamespace(data=builtin_types.SimpleNamespace(features=lambda: fields))
+    return builtin_types.SimpleNamespace(data=builtin_types.SimpleNamespace(features=lambda: fields, id_counts=dict))
 
 
 IDS, FEATURES = jax.ShapeDtypeStruct((8,), jnp.int32), jax.ShapeDtypeStruct((8, 4), jnp.float32)

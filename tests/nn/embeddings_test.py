@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen import mup
-from jaxgen.nn.embeddings import Table, TimeEmbedding, position_sinusoid, sinusoid
+from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding, position_sinusoid, sinusoid
 
 SCALE = mup.Scaling(base_width=8).at(8)
 
@@ -63,3 +63,19 @@ def test_a_table_looks_up_rows():
     ids = jnp.asarray([[4, 0], [2, 2]])
     variables = filled(table, ids)
     np.testing.assert_array_equal(table.apply(variables, ids), np.asarray(variables["params"]["table"])[np.asarray(ids)])
+
+
+def test_an_ngram_is_the_sum_over_neighbours_of_the_same_segment():
+    rows, width, draws = 9, 8, np.random.default_rng(1)
+    ids, segments = draws.integers(0, rows, (2, 7)), np.array([[1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0]])
+    module = NgramEmbedding(rows, width, SCALE)
+    variables = filled(module, jnp.asarray(ids), jnp.asarray(segments))
+    out = module.apply(variables, jnp.asarray(ids), jnp.asarray(segments))
+    tables, kernel = np.asarray(variables["params"]["tables"]), np.asarray(variables["params"]["out"]["kernel"])
+    for b, s in np.ndindex(2, 7):
+        total = np.zeros(width)
+        for place, other in enumerate(range(s - 2, s + 3)):
+            if 0 <= other < 7 and segments[b, other] == segments[b, s] > 0:
+                total += tables[place, ids[b, other]]
+        expected = total / (1 + np.exp(-total)) @ kernel + np.asarray(variables["params"]["out"]["bias"])
+        np.testing.assert_allclose(out[b, s], expected, atol=1e-5)

@@ -1,0 +1,149 @@
+"""The coordinate check passes a correct μP and sees each rule that is missing."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen import experiment as experiments
+from jaxgen import mup
+from jaxgen.data import loader
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sharding
+from jaxgen.training import coordinate_check
+
+QUICKSTART = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py")
+CHECK = ["data.source=synthetic", "data.batch_size=8", "optimizer.learning_rate=0.01", "optimizer.schedule=constant"]
+CHECK += ["optimizer.warmup_steps=0", "optimizer.clip_norm=none", "evaluation=none"]
+
+
+def slopes(widths, seeds, *overrides):
+    experiment, _ = experiments.load(QUICKSTART, [*CHECK, *overrides])
+    mesh = meshes.build(experiment.mesh, jax.devices()[:1])
+    data, layout = experiment.data, sharding.batch_sharding(mesh)
+    scale, change = [], []
+    with jax.set_mesh(mesh):
+        with loader.batches(data.open("train", 0, shuffle=True), data.features(), 8, layout, 0, 1) as batches:
+            _, batch = next(batches)
+        for width in widths:
+            wide = experiments.override(experiment, f"model.width={width}")
+            one, other = coordinate_check.sizes(wide, mesh, batch, range(seeds), 4)
+            scale.append(one)
+            change.append(other)
+    return coordinate_check.fit(widths, scale, change)
+
+
+def plant(monkeypatch, fault):
+    """Takes one rule away."""
+    if fault == "no output multiplier":
+        monkeypatch.setattr(mup, "forward_multiplier", lambda scale, inputs: scale.output_multiplier)
+        return
+    describe, param = mup.describe, mup.param
+
+    def faulty(module, name, **axes):
+        path = "/".join(module.path)
+
+        def described(scale, *arguments):
+            box = describe(scale, *arguments)
+            if name == "kernel" and fault == "a hidden rate as at base width" and path.endswith("image_mlp/in"):
+                return box.replace(learning_rate=1.0)
+            if name == "kernel" and fault == "the input rate scaled as hidden" and path == "patches":
+                return box.replace(learning_rate=1 / scale.ratio)
+            return box
+
+        monkeypatch.setattr(mup, "describe", described)
+        try:
+            return param(module, name, **axes)
+        finally:
+            monkeypatch.setattr(mup, "describe", describe)
+
+    monkeypatch.setattr(mup, "param", faulty)
+
+
+# By fault, the activation in which it shows most, and the sign of its slope.
+FAULTS = {
+    "a hidden rate as at base width": ("blocks.image_mlp.in.0[0]", +1),
+    "no output multiplier": ("out.0", +1),
+    "the input rate scaled as hidden": ("patches.0", -1),
+}
+# What the whole check, marked slow, does with five widths and three seeds, in a few seconds and with more noise.
+NARROW = (64, 512)
+SMALL = ("model.depth=1", "data.text_length=40")
+
+
+@pytest.fixture(scope="module")
+def correct():
+    return slopes(NARROW, 2, *SMALL)
+
+
+def test_a_correct_model_stays_in_scale(correct):
+    assert abs(correct.worst()[1]) < 0.15
+    assert np.median(np.abs(list(correct.change.values()))) < 0.05
+    assert len(correct.change) == len(correct.scale) > 40
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_missing_rule_is_seen(fault, correct, monkeypatch):
+    activation, sign = FAULTS[fault]
+    plant(monkeypatch, fault)
+    found = slopes(NARROW, 2, *SMALL).change[activation]
+    # The same seeds, so what differs is the rule.
+    assert sign * (found - correct.change[activation]) > 0.15 and sign * found > 0.1
+
+
+@pytest.mark.slow
+def test_the_whole_check():
+    widths = (64, 128, 256, 512, 1024)
+    assert abs(slopes(widths, 3).worst()[1]) <= 0.1
+    standard = slopes(widths, 3, "model.scaling.parametrization=standard")
+    assert max(standard.change.values()) >= 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_whole_check_with_a_missing_rule(fault, monkeypatch):
+    plant(monkeypatch, fault)
+    assert abs(slopes((64, 128, 256, 512, 1024), 3).worst()[1]) > 0.1
+
+
+def sizes(exponent, widths, passes=4):
+    return [{"h": np.full(passes, 3.0 * width**exponent)} for width in widths]
+
+
+def test_slopes_are_exponents():
+    widths = (64, 128, 512)
+    found = coordinate_check.fit(widths, sizes(0.0, widths), sizes(-0.5, widths))
+    assert abs(found.scale["h"]) < 1e-12 and abs(found.change["h"] + 0.5) < 1e-12
+    assert found.worst() == ("change of h", found.change["h"])
+
+
+def test_the_steepest_pass_counts_and_the_first_does_not():
+    widths = (64, 256)
+    scale = [{"h": np.array([width**5.0, 1.0, width**0.3, 1.0])} for width in widths]
+    assert abs(coordinate_check.fit(widths, scale, sizes(0, widths)).scale["h"] - 0.3) < 1e-12
+
+
+def test_what_is_zero_is_left_out_and_named():
+    widths = (64, 256)
+    late = [{"h": np.array([0.0, 0.0, width**0.2, width**0.2])} for width in widths]
+    found = coordinate_check.fit(widths, sizes(0, widths), late)
+    assert abs(found.change["h"] - 0.2) < 1e-12 and any("at step 2 alone" in reason for reason in found.skipped)
+    dead = [{"h": np.zeros(4)} for _ in widths]
+    found = coordinate_check.fit(widths, sizes(0, widths), dead)
+    assert "h" not in found.change and list(found.skipped.values()) == [["change of h"]]
+    some = [{"h": np.ones(4)}, {"h": np.array([1.0, 1.0, 0.0, 1.0])}]
+    found = coordinate_check.fit(widths, sizes(0, widths), some)
+    assert "h" not in found.change and "exactly zero at some widths only" in found.skipped
+
+
+def test_wider_is_better_or_named():
+    widths = (64, 128, 256)
+    better = np.array([[1.0, 1.1, 1.2], [0.9, 1.05, 1.1], [0.9, 1.0, 1.1]])
+    assert coordinate_check.wider_is_better(widths, better) == []
+    worse = coordinate_check.wider_is_better(widths, better[::-1])
+    assert any("width 256" in line and "width 64" in line for line in worse) and len(worse) > 1
+    within_noise = better.copy()
+    within_noise[2] += np.array([0.02, -0.01, 0.0])
+    assert coordinate_check.wider_is_better(widths, within_noise) == []
+
