@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "config")
     parser.add_argument("--widths", default="64,128,256,512,1024", metavar="N,N,…", help="widths (default %(default)s)")
     parser.add_argument("--seeds", type=options.positive, default=3, help="initializations to average over (default %(default)s)")
-    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes, with a step between (default %(default)s)")
+    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate, larger than in training (default %(default)s)")
     parser.add_argument("--batch", type=options.positive, default=8, help="examples in the batch (default %(default)s)")
     parser.add_argument("--tolerance", type=float, default=0.1, help="largest slope allowed (default %(default)s)")
