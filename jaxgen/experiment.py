@@ -33,8 +33,15 @@ MAY_CHANGE = (
     "training.sample_every",
     "model.remat",
     "data.prefetch",
+    "data.source.directory",
+    "data.source.path",
+    "data.source.threads",
+    "data.source.verify",
 )
-"""Names (and everything below them) that a resumed run may change; anything else is another experiment."""
+"""Names (and everything below them) that a resumed run may change; anything else is another experiment.
+
+A source may move: what it holds is compared by fingerprint.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jaxgen
 from jaxgen import experiment as experiments
 from jaxgen import run, types
 from jaxgen.parallel import mesh as meshes
-from jaxgen.training import checkpoint
+from jaxgen.training import checkpoint, loop
 from jaxgen.training import state as states
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     except types.BadInput as complaint:
         print(f"jaxgen: {complaint}", file=sys.stderr)
         return BAD_INPUT
+    except loop.NotFinite as failure:
+        print(f"jaxgen: {failure}", file=sys.stderr)
+        return FAILED
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate

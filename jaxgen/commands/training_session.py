@@ -62,6 +62,7 @@ class TrainingSession:
         experiment, start = self.experiment, self.start or 0
         training = experiment.training
         with contextlib.ExitStack() as stack:
+            stack.callback(self.compiles.close)
             stack.enter_context(jax.set_mesh(self.mesh))
             stack.enter_context(self.checkpoints)
             self.rows = stack.enter_context(contextlib.closing(logs.MetricsLog(self.folder)))

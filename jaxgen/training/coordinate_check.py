@@ -59,15 +59,13 @@ class Probe:
         return out
 
 
-def activations(experiment: experiments.Experiment, built: steps.Step, player: str) -> Callable:
+def activations(experiment: experiments.Experiment, player: str) -> Callable:
     """Jitted (state, frozen, batch) -> {name: activation} of one player in its loss, noise the same at every call.
 
     Activations of scanned layers are separate entries, "blocks.mlp.in.0[2]" for the third layer.
     """
     objective = experiment.objective
-    modules = {p.name: p.module for p in objective.players(experiment)}
-    modules |= {f.name: f.module for f in objective.frozen(experiment)}
-    modules["autoencoder"] = experiment.autoencoder
+    modules = steps.modules(experiment)
     depth = getattr(modules[player], "depth", 0)
 
     def run(state: Any, frozen: types.PyTree, batch: types.Batch) -> dict[str, jax.Array]:
@@ -98,7 +96,7 @@ def sizes(
     """
     built = steps.build(experiment, mesh)
     player = next(p.name for p in experiment.objective.players(experiment) if p.module == experiment.model)
-    probe = activations(experiment, built, player)
+    probe = activations(experiment, player)
 
     @jax.jit
     def measure(now: dict[str, jax.Array], first: dict[str, jax.Array]) -> dict[str, jax.Array]:

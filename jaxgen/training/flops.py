@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import types
-from jaxgen.training.step import Step
+from jaxgen.training import step as steps
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -39,12 +39,11 @@ def matmul_flops(jaxpr: Any) -> int:
     return total
 
 
-def per_example(experiment: Any, step: Step) -> float:
+def per_example(experiment: Any, step: steps.Step) -> float:
     """FLOPs that training spends on one example: three forward passes of each player's loss, over its `every`."""
     objective = experiment.objective
     players = objective.players(experiment)
-    modules = {p.name: p.module for p in players} | {f.name: f.module for f in objective.frozen(experiment)}
-    modules["autoencoder"] = experiment.autoencoder
+    modules = steps.modules(experiment)
     size = experiment.data.batch_size
     total = 0.0
     for player in players:

@@ -56,7 +56,6 @@ class Loop:
     sample_every: int = 0
     step_flops: float = 0.0
     peak_flops: float | None = None
-    quiet: bool = False
 
     def run(
         self, state: State, frozen: dict[str, types.PyTree], batches: Batches, start: int, stop: StopRequest
@@ -68,7 +67,7 @@ class Loop:
         Raises:
           NotFinite: naming the step and what was not finite; nothing was saved since the last good checkpoint.
         """
-        self._bar = tqdm.tqdm(total=self.steps, initial=start, unit="step", disable=True if self.quiet else None, leave=False)
+        self._bar = tqdm.tqdm(total=self.steps, initial=start, unit="step", disable=None, leave=False)
         self._since, self._since_step, self._waited, self._told = time.perf_counter(), start, batches.waited, 0.0
         late: tuple[int, Report] | None = None
         done = saved = start
@@ -133,6 +132,6 @@ class Loop:
             shown["MFU"] = f"{row['perf/mfu']:.1%}"
         self._bar.set_postfix(shown)
         # Where there is no terminal to draw a bar on, a line now and then.
-        if self._bar.disable and not self.quiet and (now - self._told > 10 or done == self.steps):
+        if self._bar.disable and (now - self._told > 10 or done == self.steps):
             self._told = now
             log.info("step %d of %d: %s", done, self.steps, ", ".join(f"{name} {value}" for name, value in shown.items()))

@@ -149,13 +149,12 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         key = keys.stream(keys.root(seed), "frozen")
         return {network.name: nn.meta.unbox(network.load(keys.stream(key, network.name))) for network in networks}
 
-    modules = {player.name: player.module for player in players} | {network.name: network.module for network in networks}
-    modules["autoencoder"] = experiment.autoencoder
+    networks_by_name = modules(experiment)
     compute = jnp.dtype(experiment.precision.compute)
 
     def views(state: State, frozen: dict[str, types.PyTree]) -> types.Views:
         stopped = jax.lax.stop_gradient((state.params, state.ema, frozen))
-        return types.Views(*stopped, modules=modules, compute=compute)
+        return types.Views(*stopped, modules=networks_by_name, compute=compute)
 
     def step_key(state: State) -> jax.Array:
         return jax.random.fold_in(keys.stream(keys.root(state.seed), "train"), state.step)
@@ -223,6 +222,13 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         prepare=jax.jit(prepare, out_shardings=given) if host is not None else None,
         host=host,
     )
+
+
+def modules(experiment: Any) -> dict[str, Any]:
+    """What `types.Views.modules` holds: each player's and frozen network's module, and the autoencoder."""
+    objective = experiment.objective
+    found = {network.name: network.module for network in (*objective.players(experiment), *objective.frozen(experiment))}
+    return found | {"autoencoder": experiment.autoencoder}
 
 
 def on_host(host: Callable, batch: types.Batch) -> types.Batch:

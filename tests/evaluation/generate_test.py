@@ -26,7 +26,7 @@ def drawn():
     params = nn.meta.unbox(jax.jit(experiment.model.init)(jax.random.key(0), tokens, np.zeros(1, np.float32), streams))["params"]
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [leaf + 0.03 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    noisy = [leaf + 0.02 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     return experiment, jax.device_get(jax.tree.unflatten(structure, noisy)), conditions
 
 

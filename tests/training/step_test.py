@@ -193,3 +193,14 @@ def test_the_seed_decides_everything(seed):
     first, second, third = Running(load(GAME, f"seed={seed}")), Running(load(GAME, f"seed={seed}")), Running(load(GAME, "seed=3"))
     a, b, c = first.run(2), second.run(2), third.run(2)
     assert losses(a).tolist() == losses(b).tolist() != losses(c).tolist()
+
+
+def test_the_program_does_not_grow_with_depth():
+    sizes = []
+    for depth in (6, 24):
+        experiment = load(TINY, f"model.depth={depth}")
+        mesh = meshes.build(experiment.mesh, jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            step = steps.build(experiment, mesh)
+            sizes.append(len(step.update.lower(step.state, step.frozen, step.batch).as_text()))
+    assert sizes[1] < 1.01 * sizes[0]
