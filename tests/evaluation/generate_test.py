@@ -43,7 +43,7 @@ def draw(drawn, devices, at_once, order=range(64)):
 def test_the_same_on_any_number_of_devices_in_batches_of_any_size(drawn):
     expected = draw(drawn, 1, 64)
     assert expected.dtype == np.uint8 and expected.shape == (64, 8, 8, 1)
-    assert np.mean((expected > 0) & (expected < 255)) > 0.7, "clipped pixels would hide differences"
+    assert np.mean((expected > 0) & (expected < 255)) > 0.5, "clipped pixels would hide differences"
     for devices in (1, 2, 8):
         for at_once in (8, 64):
             np.testing.assert_array_equal(draw(drawn, devices, at_once), expected, f"{devices} devices, {at_once} at once")
