@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                     )
                     scale.append(one)
                     change.append(other)
+                    log.info("%s, width %d: %d activations measured", parametrization, width, len(one))
                     bar.update()
                 found[parametrization] = (scale, change, coordinate_check.fit(widths, scale, change))
         losses = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import logging
@@ -33,7 +34,6 @@ class TrainingSession:
 
     def __init__(self, experiment: experiments.Experiment, folder: str, trust: tuple[str, ...]) -> None:
         """Checks; raises BadInput for everything that the user has to change."""
-        self.compiles = compiles.CompileLog()
         self.experiment = experiment
         self.folder = run.Run(folder)
         self.trust, self.history = trust, []
@@ -61,6 +61,7 @@ class TrainingSession:
         """Trains to the end or to a stop signal. Returns figures: steps, last row, compiles, samples."""
         experiment, start = self.experiment, self.start or 0
         training = experiment.training
+        self.compiles = compiles.CompileLog()
         with contextlib.ExitStack() as stack:
             stack.callback(self.compiles.close)
             stack.enter_context(jax.set_mesh(self.mesh))
@@ -73,7 +74,7 @@ class TrainingSession:
             self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen)}
             self.checkpoints.discard_newer(self.start)
             self.rows.cut_to(start)
-            state = self._restored(frozen) if self.start is not None else self.step.initial(np.uint32(experiment.seed))
+            state = self._restored() if self.start is not None else self.step.initial(np.uint32(experiment.seed))
             self._tell(start)
             last: dict[str, Any] = {}
 
@@ -153,12 +154,11 @@ class TrainingSession:
                 raise types.BadInput("objective", f"frozen networks {about}", f"those that the run began with: {saved}")
         return about
 
-    def _restored(self, frozen: dict[str, types.PyTree]) -> State:
+    def _restored(self) -> State:
         abstract = self.step.state
         found = self.checkpoints.restore(self.start, abstract.items())
         place = lambda value, like: jax.device_put(np.asarray(value, like.dtype), like.sharding)
-        empty = jax.tree.map(lambda leaf: leaf, abstract)
-        state = empty.with_items(place(self.start, abstract.step), found)
+        state = abstract.with_items(place(self.start, abstract.step), found)
         return state.replace(seed=place(self.experiment.seed, abstract.seed), halted=place(False, abstract.halted))
 
     def _save(self, done: int, state: State) -> None:
@@ -167,8 +167,11 @@ class TrainingSession:
 
     def _sample(self, done: int, state: State, count: int = samples.GRID) -> dict[str, Any]:
         self.compiles.because("drawing samples")
-        generator = Generator(self.experiment, self.mesh, self.experiment.seed)
-        return samples.draw(self.experiment, generator, state.items()[self.item], self.folder, done, count)
+        return samples.draw(self.experiment, self._generator, state.items()[self.item], self.folder, done, count)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.experiment, self.mesh, self.experiment.seed)
 
     def _tell(self, start: int) -> None:
         held, whole = sharding.bytes_per_device(self.step.state.items())

@@ -215,7 +215,9 @@ class _Examples:
                 return look(picture)
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             # Pillow reports a damaged file by any of these.
-            self._mark(index, f"{type(error).__name__}: {error}")
+            # Pillow's own message shows an open file's address.
+            unknown = isinstance(error, Image.UnidentifiedImageError)
+            self._mark(index, "not a picture" if unknown else f"{type(error).__name__}: {error}")
             return None
 
     def _mark(self, index: int, reason: str) -> None:

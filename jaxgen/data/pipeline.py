@@ -41,7 +41,7 @@ class Data:
     channels: int = 1
     text_length: int = 64
     prefetch: int = 2
-    broken_limit: float = 0.01
+    broken_limit: float = 0.05
 
     def validate(self) -> None:
         """Checks these options and the source's, opening nothing.
