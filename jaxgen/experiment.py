@@ -120,7 +120,7 @@ def load(reference: str, overrides: Iterable[str] = (), trust: Iterable[str] = (
         name = inspect.getmodulename(file if file.endswith(".py") else f"{file}.py") or "run"
         name = f"{name}-{variant}" if variant else name
     else:
-        tree, name = _read(reference, trust)
+        tree, _, name = read(reference, trust)
     for text in overrides:
         tree = override(tree, text)
     tree.validate()
@@ -205,9 +205,7 @@ def difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Leaves that differ, as {name: (old, new)}."""
     a, b = flatten(old), flatten(new)
     absent = "(absent)"
-    return {
-        name: (a.get(name, absent), b.get(name, absent)) for name in {**a, **b} if a.get(name, absent) != b.get(name, absent)
-    }
+    return {name: (a.get(name, absent), b.get(name, absent)) for name in {**a, **b} if a.get(name, absent) != b.get(name, absent)}
 
 
 def check_resumable(old: Experiment, new: Experiment, where: str) -> dict[str, tuple[Any, Any]]:
@@ -254,7 +252,12 @@ def _call(file: str, function: str) -> Experiment:
     return tree
 
 
-def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
+def read(reference: str, trust: Iterable[str] = ()) -> tuple[Experiment, list[dict[str, Any]], str]:
+    """Reads a run folder or an experiment.json: the tree, the history of its changes, and the folder's name.
+
+    Raises:
+      BadInput: not there, not readable, or not an experiment.
+    """
     import upath
 
     try:
@@ -271,12 +274,12 @@ def _read(reference: str, trust: Iterable[str]) -> tuple[Experiment, str]:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise types.BadInput("CONFIG", str(path), f"JSON; {error}") from None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not isinstance(data.get("history", []), list):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")
     tree = rebuild(data.get("experiment"), trust)
     if not isinstance(tree, Experiment):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")
-    return tree, path.parent.name
+    return tree, data.get("history", []), path.parent.name
 
 
 def _resolve(name: str, path: str, trust: Iterable[str]) -> type:

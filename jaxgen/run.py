@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import uuid
@@ -88,6 +90,22 @@ class Run:
         if not self.exists():
             raise types.BadInput(_OPTION, f"{self.root} without {self.experiment.name}", "the folder of a run")
         return self
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Takes the run for this process until the context is left or the process ends, on a local disk; elsewhere does nothing.
+
+        Raises:
+          BadInput: another process has it; two that train the same run would delete each other's checkpoints.
+        """
+        if not is_local(self.root):
+            return contextlib.nullcontext()
+        stream = (self.root / ".lock").open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            raise types.BadInput(_OPTION, str(self.root), "a run that no other process is training now") from error
+        return contextlib.closing(stream)
 
     def create(self) -> Run:
         """Makes the folder where it is missing, writes and removes a small file in it, and returns the run.

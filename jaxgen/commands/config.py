@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     with jax.set_mesh(mesh):
         built = step.build(experiment, mesh)
         per_example = flops.per_example(experiment, built)
-    counts = {
-        player: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for player, tree in built.state.params.items()
-    }
+    counts = {player: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for player, tree in built.state.params.items()}
     for player, count in counts.items():
         print(f"parameters of {player}: {count:,}")
     print(f"training FLOPs per example: {per_example:.4g}")

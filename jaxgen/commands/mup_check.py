@@ -98,9 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _report(arguments, name, widths, found, losses)
 
 
-def _report(
-    arguments: argparse.Namespace, name: str, widths: list[int], found: dict[str, Any], losses: list[Any]
-) -> int:
+def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: dict[str, Any], losses: list[Any]) -> int:
     import numpy as np
 
     from jaxgen.commands import session

@@ -9,9 +9,7 @@ from jaxgen.commands import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "run")
-    parser.add_argument(
-        "--count", type=options.positive, metavar="N", help="number of pictures (default 100, or one per caption)"
-    )
+    parser.add_argument("--count", type=options.positive, metavar="N", help="number of pictures (default 100, or one per caption)")
     parser.add_argument("--caption", action="append", metavar="TEXT", help="draw this; repeatable (default: the test captions)")
     parser.add_argument("--seed", type=int, help="noise (default: the experiment's seed)")
     parser.add_argument("--each", action="store_true", help="also write every picture as a file of its own")
@@ -19,8 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import zlib
+
     import jax
 
+    from jaxgen import experiment as experiments
     from jaxgen import run as runs
     from jaxgen import types
     from jaxgen.commands import samples, session
@@ -33,8 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     player = session.generator_player(experiment)
     item = session.sampled_item(experiment, player)
     count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
-    samples.wanted(experiment, 1, arguments.caption)
-    mesh = session.make_mesh(experiment)
+    seed = experiment.seed if arguments.seed is None else arguments.seed
+    if not 0 <= seed < 2**32:
+        raise types.BadInput("--seed", seed, "a whole number of 32 bits, not negative")
+    rows = samples.wanted(experiment, count, arguments.caption)
+    mesh = session.drawing_mesh(experiment, any(text.startswith("mesh.") for text in arguments.set))
     with jax.set_mesh(mesh):
         built = steps.build(experiment, mesh)
     with checkpoint.Checkpoints(folder) as checkpoints:
@@ -44,7 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         target = {item: built.state.items()[item]}
         checkpoints.check(step, target)
         params = checkpoints.restore(step, target)[item]
-    generator = Generator(experiment, mesh, experiment.seed if arguments.seed is None else arguments.seed)
-    figures = samples.draw(experiment, generator, params, folder, step, count, arguments.caption, arguments.each)
+    # Other settings, another name: a grid of one's own does not replace the one that training drew.
+    settings = (experiments.dump(experiment.sampler), seed, count, arguments.caption)
+    name = f"step-{step:08d}-{zlib.crc32(repr(settings).encode()):08x}"
+    generator = Generator(experiment, mesh, seed)
+    figures = samples.draw(experiment, generator, params, folder, name, rows, each=arguments.each)
     session.write_json(arguments.json, {"run": str(folder.root), "step": step, **figures})
     return session.DONE

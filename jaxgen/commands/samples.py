@@ -26,22 +26,21 @@ def draw(
     generator: Generator,
     params: types.PyTree,
     folder: run.Run,
-    step: int,
-    count: int = GRID,
-    captions: list[str] | None = None,
+    name: str,
+    rows: dict[str, np.ndarray],
     each: bool = False,
 ) -> dict[str, Any]:
     """Draws pictures, writes a captioned grid, and scores them where the experiment says how.
 
     Args:
-      count: number of pictures; captions repeat where there are fewer. The grid shows the first `GRID` of them.
-      captions: the user's own; None takes those of the test split.
-      each: also writes every picture as a file of its own.
+      name: of the grid below RUN/samples, without its ending.
+      rows: what the pictures are to show (`wanted`); the grid shows the first `GRID` of them.
+      each: also writes every picture as a file of its own, in a folder of that name.
 
     Returns:
       Figures: path of the grid, number of pictures, network calls, and scores.
     """
-    rows = wanted(experiment, count, captions)
+    count = len(next(iter(rows.values())))
     fields = {name: rows[name] for stream in experiment.model.streams for name in (stream, f"{stream}_mask") if name in rows}
     indices = np.arange(count)
     images = []
@@ -51,16 +50,16 @@ def draw(
             bar.update(len(part))
     images = np.concatenate(images)
     folder.samples.mkdir(parents=True, exist_ok=True)
-    path = folder.samples / f"step-{step:08d}.png"
+    path = folder.samples / f"{name}.png"
     pictures.save(pictures.grid(images[:GRID], _labels(rows)[:GRID]), path)
     log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
     if each:
-        single = folder.samples / f"step-{step:08d}"
+        single = folder.samples / name
         single.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             (single / f"{i:06d}.png").write_bytes(_png(image))
     figures: dict[str, Any] = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
-    if experiment.evaluation is not None and captions is None:
+    if experiment.evaluation is not None and "label" in rows:
         figures |= experiment.evaluation.measure(images, rows, experiment.data)
         for name in experiment.evaluation.figures:
             log.info("%s: %.4f", name, figures[name])
@@ -80,9 +79,7 @@ def wanted(experiment: experiments.Experiment, count: int, captions: list[str] |
     length = experiment.data.text_length
     for caption in captions:
         if text.needed(caption) > length:
-            raise types.BadInput(
-                "--caption", caption, f"at most data.text_length={length} bytes, two of them for start and end"
-            )
+            raise types.BadInput("--caption", caption, f"at most data.text_length={length} bytes, two of them for start and end")
     encoded = [text.encode(caption, length) for caption in captions]
     chosen = [encoded[i % len(encoded)] for i in range(count)]
     return {"text": np.stack([ids for ids, _ in chosen]), "text_mask": np.stack([mask for _, mask in chosen])}

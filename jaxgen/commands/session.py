@@ -22,7 +22,7 @@ from jaxgen.training import state as states
 
 log = logging.getLogger(__name__)
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 42
+DONE, FAILED, BAD_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 42, 130
 
 
 def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
@@ -42,6 +42,15 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     except loop.NotFinite as failure:
         print(f"jaxgen: {failure}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("jaxgen: interrupted; nothing was saved that was not saved before", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        logger.exception("failed")
+        # Once more and short: what libraries print while the process ends can bury the traceback.
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"jaxgen: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}{notes}", file=sys.stderr)
+        return FAILED
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
@@ -53,10 +62,31 @@ def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Exp
 
 
 def make_mesh(experiment: experiments.Experiment) -> jax.sharding.Mesh:
-    """The experiment's mesh on the devices present; refuses a batch that does not divide over it."""
+    """The experiment's mesh on the devices present.
+
+    Raises:
+      BadInput: the batch does not divide over the mesh, the mesh over the devices, or several hosts take part.
+    """
+    if jax.process_count() > 1:
+        raise types.BadInput("mesh", f"{jax.process_count()} hosts", "one host: logs, signals and drawing serve one alone so far")
     devices = jax.devices()
     experiment.mesh.check_batch(experiment.data.batch_size, experiment.training.microbatches, len(devices))
-    return meshes.build(experiment.mesh, devices)
+    mesh = meshes.build(experiment.mesh, devices)
+    if mesh.size < len(devices):
+        log.warning("the mesh uses %d of %d devices; mesh.data=-1 would use all", mesh.size, len(devices))
+    return mesh
+
+
+def drawing_mesh(experiment: experiments.Experiment, chosen: bool) -> jax.sharding.Mesh:
+    """A mesh to draw on: the run's where it fits the devices present or was `chosen` just now, otherwise one over all of them."""
+    devices = jax.devices()
+    try:
+        return meshes.build(experiment.mesh, devices)
+    except types.BadInput:
+        if chosen:
+            raise
+        log.info("the run's mesh does not fit the %d devices here; drawing with one replica on each", len(devices))
+        return meshes.build(meshes.MeshShape(), devices)
 
 
 def write_json(path: str | None, figures: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import datetime
 import functools
 import hashlib
-import json
 import logging
 from typing import Any
 
@@ -43,7 +42,10 @@ class TrainingSession:
         with jax.set_mesh(self.mesh):
             self.step = steps.build(experiment, self.mesh)
         self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
+        # Opened now: that there is nothing to draw should not come out after hours of training.
+        self.shown = samples.wanted(experiment, self._pictures(), None) if self.item else None
         self.folder.create()
+        self.lock = self.folder.lock()
         self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep, jax.process_index(), jax.process_count())
         self.start = session.newest_checkpoint(self.checkpoints)
         if self.start is None:
@@ -64,6 +66,7 @@ class TrainingSession:
         self.compiles = compiles.CompileLog()
         with contextlib.ExitStack() as stack:
             stack.callback(self.compiles.close)
+            stack.enter_context(self.lock)
             stack.enter_context(jax.set_mesh(self.mesh))
             stack.enter_context(self.checkpoints)
             self.rows = stack.enter_context(contextlib.closing(logs.MetricsLog(self.folder)))
@@ -110,17 +113,21 @@ class TrainingSession:
         if figures["stopped"]:
             log.info("%s: saved step %d; the same command goes on from there", stop.name, done)
         elif self.item:
-            scored = self.experiment.evaluation
-            figures |= self._sample(done, state, scored.pictures if scored else samples.GRID)
+            figures |= self._sample(done, state)
         return figures
 
+    def _pictures(self) -> int:
+        scored = self.experiment.evaluation
+        return max(samples.GRID, scored.pictures if scored else 0)
+
     def _compare(self) -> dict[str, tuple[Any, Any]]:
-        """Differences from the experiment that the folder holds; refuses another one."""
+        """Differences from the experiment that the folder holds; refuses another one, or checkpoints of an unknown one."""
         if not self.folder.exists():
+            if checkpoint.Checkpoints(self.folder).steps():
+                found = f"{self.folder.root} with checkpoints and without {self.folder.experiment.name}"
+                raise types.BadInput("run", found, "an empty folder, or a run with the experiment that made its checkpoints")
             return {}
-        content = json.loads(self.folder.experiment.read_text())
-        self.history = content.get("history", [])
-        old = experiments.rebuild(content["experiment"], self.trust)
+        old, self.history, _ = experiments.read(str(self.folder.root), self.trust)
         changed = experiments.check_resumable(old, self.experiment, str(self.folder.root))
         for name, (before, after) in changed.items():
             log.info("changed since the run began: %s from %r to %r", name, before, after)
@@ -128,7 +135,7 @@ class TrainingSession:
 
     def _refuse_damaged(self) -> None:
         """Starting over deletes what is there: fine for what a kill cut off, not for checkpoints that were whole once."""
-        damaged = [step for step in self.checkpoints.steps() if manifest.recorded(self.folder.checkpoints / str(step))]
+        damaged = [step for step in self.checkpoints.steps() if manifest.begun(self.folder.checkpoints / str(step))]
         if damaged:
             needed = "one whole checkpoint; repair or remove them to start over, or choose another --run"
             raise types.BadInput("run", f"{self.folder.root} with damaged checkpoints {damaged}", needed)
@@ -165,9 +172,9 @@ class TrainingSession:
         self.rows.flush()
         self.checkpoints.save(done, state.items(), {"step": done, "source": self.examples.fingerprint}, self.about)
 
-    def _sample(self, done: int, state: State, count: int = samples.GRID) -> dict[str, Any]:
+    def _sample(self, done: int, state: State) -> dict[str, Any]:
         self.compiles.because("drawing samples")
-        return samples.draw(self.experiment, self._generator, state.items()[self.item], self.folder, done, count)
+        return samples.draw(self.experiment, self._generator, state.items()[self.item], self.folder, f"step-{done:08d}", self.shown)
 
     @functools.cached_property
     def _generator(self) -> Generator:
@@ -187,4 +194,3 @@ class TrainingSession:
         )
         if start:
             log.info("going on from step %d of %d", start, self.experiment.training.steps)
-

@@ -134,13 +134,9 @@ class Captions:
         content = templates[draw % len(templates)].format(language.forms[form][label])
         return Caption(content, tuple(LANGUAGES).index(self.languages[which]), bool(heldout))
 
-    def fields(
-        self, numbers: Sequence[int], indices: Sequence[int], labels: Sequence[int], length: int
-    ) -> dict[str, np.ndarray]:
+    def fields(self, numbers: Sequence[int], indices: Sequence[int], labels: Sequence[int], length: int) -> dict[str, np.ndarray]:
         """Fields of n rows: `text` int32 and `text_mask` bool [n, length], `language` int32 and `heldout` bool [n]."""
-        chosen = [
-            self.of(int(number), int(index), int(label)) for number, index, label in zip(numbers, indices, labels)
-        ]
+        chosen = [self.of(int(number), int(index), int(label)) for number, index, label in zip(numbers, indices, labels)]
         tokens = [text.encode(caption.text, length) for caption in chosen]
         return {
             "text": np.stack([ids for ids, _ in tokens]),

@@ -129,9 +129,7 @@ def _files(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
 
 
 class _Examples:
-    def __init__(
-        self, source: Folder, data: Data, listing: _Listing, names: Sequence[str], split: str, seed: int, shuffle: bool
-    ):
+    def __init__(self, source: Folder, data: Data, listing: _Listing, names: Sequence[str], split: str, seed: int, shuffle: bool):
         self._data, self._listing, self._names = data, listing, names
         self._path = source.path
         self._threads = concurrent.futures.ThreadPoolExecutor(source.threads, "folder")
@@ -213,8 +211,10 @@ class _Examples:
         try:
             with self._listing.open(self._names[index]) as stream, Image.open(stream) as picture:
                 return look(picture)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            # Pillow reports a damaged file by any of these.
+        except MemoryError:
+            raise
+        except Exception as error:
+            # A damaged file makes Pillow raise almost anything, struct.error for damaged EXIF among it. `broken_limit` guards.
             # Pillow's own message shows an open file's address.
             unknown = isinstance(error, Image.UnidentifiedImageError)
             self._mark(index, "not a picture" if unknown else f"{type(error).__name__}: {error}")

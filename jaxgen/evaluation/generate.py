@@ -36,7 +36,7 @@ class Generator:
             noise = noise_for(keys.stream(keys.root(seed), "sample"), indices, shape)
             streams = interface.conditions(batch, model.streams)
             if guidance.needs_null(sampler.guidance):
-                streams = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), streams, interface.null(streams))
+                streams = jax.tree.map(guidance.interleaved, streams, interface.null(streams))
 
             def velocity(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
                 return interface.velocity(model, params, x, t, streams, compute), carry

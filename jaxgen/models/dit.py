@@ -34,9 +34,7 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array, segments: jax.Array) -> tuple[jax.Array, None]:
         """x [B, L, D], c [B, 1 or L, D], segments [B, L]."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(
-            6, self.width, self.scale, self.gates, name="modulation"
-        )(c)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(6, self.width, self.scale, self.gates, name="modulation")(c)
         q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, name="heads")(modulate(x, shift_1, scale_1))
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim))
         attended = checkpoint_name(attended, "attention")

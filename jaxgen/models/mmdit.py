@@ -58,9 +58,7 @@ class MMDiTBlock(nn.Module):
         out = {}
         for name in MODALITIES:
             _, _, gate_1, shift, scale, gate_2 = mods[name]
-            x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(
-                attended[name]
-            )
+            x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(attended[name])
             x = constrain(x, "batch", "length", "activation_embed")
             hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, name=f"{name}_mlp")(modulate(x, shift, scale))
             out[name] = constrain(x + gate_2 * hidden, "batch", "length", "activation_embed")

@@ -27,6 +27,4 @@ class VelocityHead(nn.Module):
         """x [B, L, D] and c [B, 1 or L, D] to [B, L, values]."""
         shift, scale = Modulation(2, self.width, self.scale, self.gates, name="modulation")(c)
         outputs = (("patch", self.values),)
-        return Linear((("embed", self.width),), outputs, self.scale, kind="output", std=0.0, name="out")(
-            modulate(x, shift, scale)
-        )
+        return Linear((("embed", self.width),), outputs, self.scale, kind="output", std=0.0, name="out")(modulate(x, shift, scale))

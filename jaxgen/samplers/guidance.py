@@ -18,8 +18,8 @@ def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[fl
     """A velocity on B rows: v_u + scale (v_c - v_u), float32 or wider (Ho & Salimans 2022, arXiv:2207.12598).
 
     Args:
-      velocity_doubled: called once per evaluation with x [2B, ...] and t [2B]; rows [:B] are the conditional ones, rows
-        [B:] the same x without condition. Its carry is the carry of the result.
+      velocity_doubled: called once per evaluation with x [2B, ...] and t [2B], `interleaved`: rows 0, 2, 4, … are the
+        conditional ones, each followed by the same x without condition. Its carry is the carry of the result.
       scale: 1 gives the conditional velocity, 0 the unconditional, above 1 pushes away from the unconditional.
       interval: lowest and highest t, both included, at which `scale` holds; elsewhere it is 1 (Kynkäänniemi et al.
         2024, arXiv:2404.07724). The call is doubled there too, since shapes are static.
@@ -27,11 +27,18 @@ def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[fl
     low, high = interval
 
     def velocity(x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        v, carry = velocity_doubled(jnp.concatenate([x, x]), jnp.concatenate([t, t]), carry)
-        conditional, unconditional = jnp.split(v.astype(jnp.promote_types(v.dtype, jnp.float32)), 2)
+        v, carry = velocity_doubled(interleaved(x, x), interleaved(t, t), carry)
+        v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
+        pairs = v.reshape(x.shape[0], 2, *v.shape[1:])
+        conditional, unconditional = pairs[:, 0], pairs[:, 1]
         inside = (t >= low) & (t <= high)
         # Written from the conditional side, so that a scale of 1 returns it bit for bit.
         push = over(jnp.where(inside, scale - 1, 0).astype(conditional.dtype), conditional)
         return conditional + push * (conditional - unconditional), carry
 
     return velocity
+
+
+def interleaved(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Rows of both [B, ...] in turn, [2B, ...]. Pairs stay together, so a sharded batch stays where it lies."""
+    return jnp.stack([first, second], axis=1).reshape(2 * first.shape[0], *first.shape[1:])

@@ -75,7 +75,7 @@ class Sampler:
         return self.nfe() * (2 if guidance.needs_null(self.guidance) else 1)
 
     def guided(self, velocity: Velocity) -> Velocity:
-        """`velocity` under this guidance: it takes 2B rows, conditional then unconditional, or B where the scale is 1."""
+        """`velocity` under this guidance: it takes 2B rows, conditional and unconditional in turn, or B where the scale is 1."""
         if not guidance.needs_null(self.guidance):
             return velocity
         return guidance.classifier_free(velocity, self.guidance, self.guidance_interval)

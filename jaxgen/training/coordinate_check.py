@@ -18,6 +18,7 @@ import numpy as np
 from jaxgen import experiment as experiments
 from jaxgen import types
 from jaxgen.parallel import keys
+from jaxgen.training import loop
 from jaxgen.training import step as steps
 
 
@@ -100,9 +101,7 @@ def sizes(
 
     @jax.jit
     def measure(now: dict[str, jax.Array], first: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {
-            name: jnp.stack([jnp.mean(jnp.abs(value)), jnp.mean(jnp.abs(value - first[name]))]) for name, value in now.items()
-        }
+        return {name: jnp.stack([jnp.mean(jnp.abs(value)), jnp.mean(jnp.abs(value - first[name]))]) for name, value in now.items()}
 
     totals: dict[str, np.ndarray] = {}
     for seed in seeds:
@@ -115,7 +114,7 @@ def sizes(
             if t + 1 < count:
                 state, report = built(state, frozen, batch)
                 if not jax.device_get(report.finite):
-                    raise ArithmeticError(f"step {t + 1} is not finite: {'; '.join(built.culprits(report)[:3])}")
+                    raise loop.NotFinite(f"step {t + 1}: not finite: {'; '.join(built.culprits(report)[:3])}")
     return {name: pair[:, 0] for name, pair in totals.items()}, {name: pair[:, 1] for name, pair in totals.items()}
 
 
@@ -174,7 +173,9 @@ def losses(
                     tail.append(report.metrics["loss"])
                 if number + 1 == count:
                     break
-        found.append(np.mean([float(mean.value()) for mean in jax.device_get(tail)]))
+        # The flag stays down after the first step that was not finite.
+        finite = bool(jax.device_get(report.finite))
+        found.append(np.mean([float(mean.value()) for mean in jax.device_get(tail)]) if finite else np.nan)
         done()
     return np.asarray(found)
 
@@ -183,12 +184,13 @@ def wider_is_better(widths: Sequence[int], by_width: np.ndarray) -> list[str]:
     """Complaints about losses [widths, seeds]: the widest worse than the narrowest, or a rise past two standard errors."""
     complaints = []
     means = by_width.mean(axis=1)
-    if means[-1] > means[0]:
+    # Written so that a loss that is not a number is a complaint.
+    if not means[-1] <= means[0]:
         complaints.append(f"width {widths[-1]} ends at loss {means[-1]:.4f}, above {means[0]:.4f} of width {widths[0]}")
     for i in range(1, len(widths)):
         rises = by_width[i] - by_width[i - 1]
         error = rises.std(ddof=1) / np.sqrt(len(rises)) if len(rises) > 1 else 0.0
-        if rises.mean() > 2 * error:
+        if not rises.mean() <= 2 * error:
             shown = f"{rises.mean():+.4f} ± {error:.4f}"
             complaints.append(f"from width {widths[i - 1]} to {widths[i]} the loss rises by {shown} (standard error)")
     return complaints

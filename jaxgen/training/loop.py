@@ -80,12 +80,7 @@ class Loop:
                     stop.arm()
                 late = (done, report)
                 last = done == self.steps
-                if (
-                    last
-                    or stop.name
-                    or done % self.checkpoint_every == 0
-                    or (self.sample_every and done % self.sample_every == 0)
-                ):
+                if last or stop.name or done % self.checkpoint_every == 0 or (self.sample_every and done % self.sample_every == 0):
                     self._read(*late, batches)
                     late = None
                     stop.arm()
@@ -95,6 +90,8 @@ class Loop:
                     if self.sample_every and done % self.sample_every == 0 and not last:
                         with jax.transfer_guard("allow"):
                             self.sample(done, state)
+                        # Drawing is not a step's time.
+                        self._since, self._since_step, self._waited = time.perf_counter(), done, batches.waited
                 if last or (stop.name and saved == done):
                     break
         return state, done

@@ -90,6 +90,11 @@ def names(folder: UPath) -> list[str]:
     return [path.name for path in _children(folder)]
 
 
+def begun(folder: UPath) -> bool:
+    """Whether a manifest is there, sound or not: the checkpoint was whole once."""
+    return any(_NAME.fullmatch(path.name) for path in _children(folder))
+
+
 def recorded(folder: UPath) -> dict[str, Entry]:
     """The files that the manifests list, by path below `folder`; what is damaged or missing is left out."""
     return _read(folder)[0]
@@ -126,10 +131,11 @@ def verify(folder: UPath, items: Collection[str] | None = None, process: int = 0
             readable.append(name)
 
     def altered(name: str) -> str | None:
+        # Any other error is the store's, perhaps for a moment: calling the file damaged would have the checkpoint replaced.
         try:
             found = measure(folder / name)
-        except OSError as error:
-            return f"{name} cannot be read ({error})"
+        except FileNotFoundError:
+            return f"{name} is missing"
         return difference(name, found, entries[name])
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -167,7 +173,7 @@ def _read(folder: UPath) -> tuple[dict[str, Entry], list[str]]:
             entries = {name: Entry(*facts) for name, facts in part["files"].items()}
             sound = raw == _render(index, part["processes"], part["total"], entries)
         # Damage can make anything of a JSON text: another type, another key, invalid UTF-8.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             sound = False
         if sound:
             parts[index] = (part["processes"], part["total"], entries)

@@ -22,15 +22,15 @@ def unconditional(x, t):
 
 
 class Network:
-    """Conditional velocity for the first half of the rows, unconditional for the second; counts its calls."""
+    """Conditional velocity for even rows, unconditional for odd ones; counts its calls."""
 
     def __init__(self):
         self.calls = 0
 
     def __call__(self, x, t, carry):
         self.calls += 1
-        half = x.shape[0] // 2
-        v = jnp.concatenate([conditional(x[:half], t[:half]), unconditional(x[half:], t[half:])])
+        v = jnp.zeros_like(x)
+        v = v.at[0::2].set(conditional(x[0::2], t[0::2])).at[1::2].set(unconditional(x[1::2], t[1::2]))
         return v, carry + 1
 
 
@@ -74,7 +74,7 @@ def test_one_call_per_evaluation_and_its_carry_returned():
 
 def test_bfloat16_velocities_are_combined_in_float32():
     def network(x, t, carry):
-        return jnp.concatenate([jnp.full((4, 3), 1.0), jnp.full((4, 3), 0.9921875)]).astype(jnp.bfloat16), carry
+        return jnp.tile(jnp.array([[1.0], [0.9921875]]), (4, 3)).astype(jnp.bfloat16), carry
 
     v, _ = guidance.classifier_free(network, 3.0, (0.0, 1.0))(X, T, ())
     assert v.dtype == jnp.float32
