@@ -3,6 +3,9 @@
     bash launch/local.sh train configs/quickstart.py            # text to image: an MMDiT that reads bytes
     bash launch/local.sh train configs/quickstart.py:labels     # class to image: a DiT
     bash launch/local.sh train configs/quickstart.py:tiny       # a few steps on made-up pictures: does everything run here?
+
+Measured: five minutes with the install on two busy cores. Of 355 pictures drawn from the test captions, half of them worded as
+no training caption is, a classifier trained on real digits takes 0.96 for the digit asked for (of real test digits, 0.98).
 """
 
 import dataclasses
@@ -25,7 +28,7 @@ from jaxgen.training.settings import Training
 
 
 def get_config() -> Experiment:
-    """Text to image; about four minutes."""
+    """Text to image."""
     return Experiment(
         model=MMDiT(width=64, depth=3, text_length=40, gates=Gates.RANDOM, scaling=Scaling(base_width=64)),
         autoencoder=Identity(),
@@ -40,7 +43,7 @@ def get_config() -> Experiment:
 
 
 def labels() -> Experiment:
-    """Class to image; about two minutes."""
+    """Class to image."""
     model = DiT(width=64, depth=3, gates=Gates.RANDOM, scaling=Scaling(base_width=64))
     return dataclasses.replace(get_config(), model=model)
 

@@ -76,7 +76,7 @@ class DigitsCaptioned:
         """
         self.features(data)
         folder = self._folder()
-        _log.info("reading %s from %s", NAME, folder)
+        _log.info("reading %s, split %s, from %s", NAME, split, folder)
         try:
             with _quiet():
                 return _Examples(self, data, _prepared(folder), split, seed, shuffle)
