@@ -26,7 +26,7 @@ def test_train_sample_and_mup_check(tmp_path):
     folder = str(tmp_path / "run")
     jaxgen("train", TINY, "--run", folder, "--set", "training.steps=3", "--set", "data.source=synthetic")
     jaxgen("sample", folder, "--count", "3", "--each")
-    assert len(list((tmp_path / "run" / "samples").rglob("*.png"))) == 4, "a grid and three pictures"
+    assert len(list((tmp_path / "run" / "samples").rglob("*.png"))) == 5, "two grids and three pictures"
     figures = tmp_path / "figures.json"
     plot = str(tmp_path / "plot.png")
     quick = ["--widths", "32,64", "--steps", "2", "--seeds", "1", "--tolerance", "9", "--plot", plot, "--json", str(figures)]
