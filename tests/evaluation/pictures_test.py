@@ -93,7 +93,6 @@ def test_closing_punctuation_does_not_begin_a_line(monkeypatch):
         assert not any(line[0] in "，。" for line in pictures._wrapped("数字七，数字八，数字九。", 12, width))
 
 
-@pytest.mark.skipif(pictures.font_source() is None, reason="no Chinese font on this machine")
 def test_chinese_is_set_in_glyphs_of_its_own():
     characters = "数字七柒写手张图画的一个，。"
     assert pictures._legible(characters, 12) == characters
