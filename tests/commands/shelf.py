@@ -1,5 +1,6 @@
 """An fsspec store that outlives the process and is no local disk to the program: `shelf://`, objects in $SHELF, no append."""
 
+import io
 import os
 
 import fsspec
@@ -21,7 +22,7 @@ class Shelf(DirFileSystem):
 
     def open(self, path, mode="rb", **options):
         if "a" in mode:
-            raise NotImplementedError("objects cannot be appended to")
+            raise io.UnsupportedOperation("objects cannot be appended to")
         return super().open(path, mode, **options)
 
 
