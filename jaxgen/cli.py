@@ -1,6 +1,6 @@
 """The command line: finds the command, hands it its arguments, returns its exit code.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved.
+Exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ COMMANDS = {
     "config": "show a resolved configuration, its parameters and FLOPs",
     "mup-check": "check over widths that activations and updates keep their scale",
 }
-EXIT_CODES = "exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved"
+EXIT_CODES = "exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that"
 
 
 def main(argv: list[str] | None = None) -> int:
