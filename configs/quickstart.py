@@ -14,7 +14,8 @@ from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.digits_captioned import DigitsCaptioned
 from jaxgen.data.pipeline import Data
 from jaxgen.data.synthetic import Synthetic
-from jaxgen.evaluation.caption_agreement import CaptionAgreement
+from jaxgen.evaluation.digit_judge import DigitJudge
+from jaxgen.evaluation.evaluation import Evaluation
 from jaxgen.experiment import Experiment
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
@@ -37,7 +38,7 @@ def get_config() -> Experiment:
         optimizer=AdamW(learning_rate=4e-3, schedule="wsd", warmup_steps=50),
         training=Training(steps=3000, log_every=20, checkpoint_every=500),
         sampler=Sampler(steps=25, guidance=2.0),
-        evaluation=CaptionAgreement(),
+        evaluation=Evaluation(judge=DigitJudge()),
         mesh=MeshShape(),
     )
 

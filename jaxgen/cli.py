@@ -11,8 +11,10 @@ import sys
 
 COMMANDS = {
     "train": "train a configuration, or go on with a run",
+    "evaluate": "score runs and write a report, one or several side by side",
     "sample": "draw pictures from a run",
     "config": "show a resolved configuration, its parameters and FLOPs",
+    "bench": "measure step time, throughput and memory of a configuration",
     "mup-check": "check over widths that activations and updates keep their scale",
 }
 EXIT_CODES = "exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that"

@@ -258,6 +258,24 @@ def read(reference: str, trust: Iterable[str] = ()) -> tuple[Experiment, list[di
     Raises:
       BadInput: not there, not readable, or not an experiment.
     """
+    path, data = _document(reference)
+    tree = _tree(data.get("experiment"), path, trust)
+    return tree, data.get("history", []), path.parent.name
+
+
+def read_recipe(reference: str, trust: Iterable[str] = ()) -> tuple[str, Experiment]:
+    """The recipe that a run was started from: its name and the tree before anything was overridden.
+
+    Raises:
+      BadInput: as `read`.
+    """
+    path, data = _document(reference)
+    recipe = data.get("recipe", {"name": "", "experiment": data.get("experiment")})
+    return recipe["name"], _tree(recipe["experiment"], path, trust)
+
+
+def _document(reference: str) -> tuple[Any, dict[str, Any]]:
+    """Path and content of the experiment.json that a reference means."""
     import upath
 
     try:
@@ -276,10 +294,14 @@ def read(reference: str, trust: Iterable[str] = ()) -> tuple[Experiment, list[di
         raise types.BadInput("CONFIG", str(path), f"JSON; {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("history", []), list):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")
-    tree = rebuild(data.get("experiment"), trust)
+    return path, data
+
+
+def _tree(data: Any, path: Any, trust: Iterable[str]) -> Experiment:
+    tree = rebuild(data, trust)
     if not isinstance(tree, Experiment):
         raise types.BadInput("CONFIG", str(path), "a dumped experiment")
-    return tree, data.get("history", []), path.parent.name
+    return tree
 
 
 def _resolve(name: str, path: str, trust: Iterable[str]) -> type:

@@ -16,7 +16,7 @@ from jaxgen import experiment as experiments
 from jaxgen import types
 from jaxgen.data.folder import Folder
 from jaxgen.data.synthetic import Synthetic
-from jaxgen.evaluation.caption_agreement import CaptionAgreement
+from jaxgen.evaluation.evaluation import Evaluation
 from jaxgen.models.dit import DiT
 from jaxgen.nn.modulation import Gates
 from jaxgen.objectives.timesteps import LogitNormal, Uniform
@@ -181,7 +181,7 @@ def test_the_module_imports_no_other_room():
         ("objective.timesteps.mean=-0.5", -0.5),
         ("sampler.stepper=heun", Heun()),
         ("sampler.stepper=jaxgen.samplers.steppers:Heun", Heun()),
-        ("evaluation=jaxgen.evaluation.caption_agreement:CaptionAgreement", CaptionAgreement()),
+        ("evaluation=jaxgen.evaluation.evaluation:Evaluation", Evaluation()),
         ("evaluation=none", None),
         ("sampler=none", None),
         ("encoders=()", ()),
@@ -220,7 +220,7 @@ def test_a_source_chosen_without_its_required_path_is_refused_at_the_end():
         (),
         ("sampler.stepper=heun", "objective.timesteps=uniform", "training.ema=()", "optimizer.clip_norm=none"),
         ("data.source=folder", "data.source.path=/a b/c=d", "model=jaxgen.models.dit:DiT", "objective.base_pixels=64"),
-        ("sampler=none", "evaluation=jaxgen.evaluation.caption_agreement:CaptionAgreement"),
+        ("sampler=none", "evaluation=jaxgen.evaluation.evaluation:Evaluation"),
     ],
     ids=" ".join,
 )
@@ -518,7 +518,7 @@ def test_two_axes_that_fill_are_refused_under_the_name_of_the_mesh():
         "sampler.steps=9",
         "sampler.stepper=heun",
         "sampler=none",
-        "evaluation=jaxgen.evaluation.caption_agreement:CaptionAgreement",
+        "evaluation=jaxgen.evaluation.evaluation:Evaluation",
         "model.remat=full",
         "data.prefetch=1",
     ],

@@ -12,6 +12,11 @@ def add_experiment(parser: argparse.ArgumentParser, what: str) -> None:
         "run": "a run folder",
     }[what]
     parser.add_argument(what, metavar=what.upper(), help=meaning)
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Overrides and trusted packages."""
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one option; repeatable")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="also load classes of this package")
 

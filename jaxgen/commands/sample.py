@@ -34,9 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     player = session.generator_player(experiment)
     item = session.sampled_item(experiment, player)
     count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
-    seed = experiment.seed if arguments.seed is None else arguments.seed
-    if not 0 <= seed < 2**32:
-        raise types.BadInput("--seed", seed, "a whole number of 32 bits, not negative")
+    seed = session.chosen_seed(arguments.seed, experiment)
     rows = samples.wanted(experiment, count, arguments.caption)
     mesh = session.drawing_mesh(experiment, any(text.startswith("mesh.") for text in arguments.set))
     with jax.set_mesh(mesh):

@@ -11,7 +11,7 @@ import tqdm
 
 from jaxgen import experiment as experiments
 from jaxgen import run, types
-from jaxgen.commands import session
+from jaxgen.commands import evaluations, session
 from jaxgen.data import text
 from jaxgen.evaluation import pictures
 from jaxgen.evaluation.generate import Generator
@@ -30,7 +30,7 @@ def draw(
     rows: dict[str, np.ndarray],
     each: bool = False,
 ) -> dict[str, Any]:
-    """Draws pictures, writes a captioned grid, and scores them where the experiment says how.
+    """Draws pictures and writes a captioned grid.
 
     Args:
       name: of the grid below RUN/samples, without its ending.
@@ -38,32 +38,28 @@ def draw(
       each: also writes every picture as a file of its own, in a folder of that name.
 
     Returns:
-      Figures: path of the grid, number of pictures, network calls, and scores.
+      Figures: path of the grid, number of pictures, network calls.
     """
     count = len(next(iter(rows.values())))
-    fields = {name: rows[name] for stream in experiment.model.streams for name in (stream, f"{stream}_mask") if name in rows}
-    indices = np.arange(count)
-    images = []
+    parts, broken = [], 0
     with tqdm.tqdm(total=count, unit="image", disable=None, leave=False) as bar:
-        for part in generator.images(params, fields, indices):
-            images.append(part)
-            bar.update(len(part))
-    images = np.concatenate(images)
+        for drawn, finite in generator.images(params, generator.conditions(rows), np.arange(count)):
+            parts.append(drawn)
+            broken += int((~finite).sum())
+            bar.update(len(drawn))
+    images = np.concatenate(parts)
+    if broken:
+        log.warning("%d of %d pictures were not finite", broken, count)
     folder.samples.mkdir(parents=True, exist_ok=True)
     path = folder.samples / f"{name}.png"
-    pictures.save(pictures.grid(images[:GRID], _labels(rows)[:GRID]), path)
+    pictures.save(pictures.grid(images[:GRID], evaluations.captions_of(rows)[:GRID]), path)
     log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
     if each:
         single = folder.samples / name
         single.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             (single / f"{i:06d}.png").write_bytes(_png(image))
-    figures: dict[str, Any] = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
-    if experiment.evaluation is not None and "label" in rows:
-        figures |= experiment.evaluation.measure(images, rows, experiment.data)
-        for name in experiment.evaluation.figures:
-            log.info("%s: %.4f", name, figures[name])
-    return figures
+    return {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
 
 
 def wanted(experiment: experiments.Experiment, count: int, captions: list[str] | None) -> dict[str, np.ndarray]:
@@ -83,12 +79,6 @@ def wanted(experiment: experiments.Experiment, count: int, captions: list[str] |
     encoded = [text.encode(caption, length) for caption in captions]
     chosen = [encoded[i % len(encoded)] for i in range(count)]
     return {"text": np.stack([ids for ids, _ in chosen]), "text_mask": np.stack([mask for _, mask in chosen])}
-
-
-def _labels(rows: dict[str, np.ndarray]) -> list[str]:
-    if "text" in rows:
-        return [text.decode(ids) for ids in rows["text"]]
-    return [str(label) for label in rows["label"]]
 
 
 def _png(image: np.ndarray) -> bytes:

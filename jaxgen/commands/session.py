@@ -61,6 +61,19 @@ def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Exp
     return experiments.load(reference, arguments.set, arguments.trust)
 
 
+def chosen_seed(asked: int | None, experiment: experiments.Experiment) -> int:
+    """The seed given by `--seed`, or the experiment's.
+
+    Raises:
+      BadInput: not a seed.
+    """
+    if asked is None:
+        return experiment.seed
+    if not 0 <= asked < 2**32:
+        raise types.BadInput("--seed", asked, "a whole number of 32 bits, not negative")
+    return asked
+
+
 def make_mesh(experiment: experiments.Experiment) -> jax.sharding.Mesh:
     """The experiment's mesh on the devices present.
 
@@ -115,12 +128,18 @@ def _check_json(path: str | None) -> None:
         raise types.BadInput("--json", path, f"a file that can be written ({error})") from error
 
 
-def describe(experiment: experiments.Experiment, trust: tuple[str, ...], history: list[dict[str, Any]]) -> bytes:
-    """The content of RUN/experiment.json."""
+def describe(
+    experiment: experiments.Experiment,
+    recipe: tuple[str, experiments.Experiment],
+    trust: tuple[str, ...],
+    history: list[dict[str, Any]],
+) -> bytes:
+    """The content of RUN/experiment.json; `recipe` is the name and the tree that the run was started from."""
     content = {
         "jaxgen": jaxgen.__version__,
         "trust": list(trust),
         "experiment": experiments.dump(experiment),
+        "recipe": {"name": recipe[0], "experiment": experiments.dump(recipe[1])},
         "history": history,
     }
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -17,12 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from jaxgen import experiment as experiments
     from jaxgen.commands import session
     from jaxgen.commands.training_session import TrainingSession
 
     experiment, name = session.load(arguments, arguments.config)
     is_run = not (arguments.config.endswith((".py", ".json")) or ".py:" in arguments.config)
     folder = arguments.run or (arguments.config if is_run else f"runs/{name}")
-    figures = TrainingSession(experiment, folder, tuple(arguments.trust)).run()
+    recipe = experiments.load(arguments.config, (), arguments.trust)[0]
+    figures = TrainingSession(experiment, folder, (arguments.config, recipe), tuple(arguments.trust)).run()
     session.write_json(arguments.json, figures)
     return session.STOPPED if figures["stopped"] else session.DONE

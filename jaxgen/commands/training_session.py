@@ -1,4 +1,4 @@
-"""A training session: checks everything, restores or starts, runs the loop, draws samples.
+"""A training session: checks everything, restores or starts, runs the loop, draws samples, evaluates.
 
 All that can be refused is refused before anything compiles or is written.
 """
@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxgen import experiment as experiments
 from jaxgen import run, types
-from jaxgen.commands import samples, session
+from jaxgen.commands import evaluations, samples, session
 from jaxgen.data import loader
+from jaxgen.evaluation import real
 from jaxgen.evaluation.generate import Generator
 from jaxgen.parallel import chips, compiles, sharding
 from jaxgen.training import checkpoint, flops, logs, loop, manifest, signals
@@ -29,10 +30,16 @@ log = logging.getLogger(__name__)
 
 
 class TrainingSession:
-    """One `jaxgen train`, from the checks to the last grid."""
+    """One `jaxgen train`, from the checks to the report."""
 
-    def __init__(self, experiment: experiments.Experiment, folder: str, trust: tuple[str, ...]) -> None:
-        """Checks; raises BadInput for everything that the user has to change."""
+    def __init__(
+        self,
+        experiment: experiments.Experiment,
+        folder: str,
+        recipe: tuple[str, experiments.Experiment],
+        trust: tuple[str, ...],
+    ) -> None:
+        """Checks; raises BadInput for everything that the user has to change. A run that goes on keeps its own recipe."""
         self.experiment = experiment
         self.folder = run.Run(folder)
         self.trust, self.history = trust, []
@@ -43,7 +50,11 @@ class TrainingSession:
             self.step = steps.build(experiment, self.mesh)
         self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
         # Opened now: that there is nothing to draw should not come out after hours of training.
-        self.shown = samples.wanted(experiment, self._pictures(), None) if self.item else None
+        self.shown = samples.wanted(experiment, samples.GRID, None) if self.item else None
+        if self.item and experiment.evaluation:
+            test = real.read(experiment.data, "test")
+            experiment.evaluation.wanted(test)
+            experiment.evaluation.target(test)
         self.folder.create()
         self.lock = self.folder.lock()
         self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep, jax.process_index(), jax.process_count())
@@ -57,7 +68,9 @@ class TrainingSession:
                 shown = {name: list(pair) for name, pair in changed.items()}
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
                 self.history.append({"step": self.start or 0, "time": now, "changes": shown})
-            run.write_whole(self.folder.experiment, session.describe(experiment, self.trust, self.history))
+            if self.folder.exists():
+                recipe = experiments.read_recipe(str(self.folder.root), trust)
+            run.write_whole(self.folder.experiment, session.describe(experiment, recipe, self.trust, self.history))
 
     def run(self) -> dict[str, Any]:
         """Trains to the end or to a stop signal. Returns figures: steps, last row, compiles, samples."""
@@ -114,11 +127,10 @@ class TrainingSession:
             log.info("%s: saved step %d; the same command goes on from there", stop.name, done)
         elif self.item:
             figures |= self._sample(done, state)
+            if experiment.evaluation:
+                self.compiles.because("evaluating")
+                figures |= evaluations.Session([(self.folder, experiment)], self.mesh, experiment.seed, self.trust).run()[0]
         return figures
-
-    def _pictures(self) -> int:
-        scored = self.experiment.evaluation
-        return max(samples.GRID, scored.pictures if scored else 0)
 
     def _compare(self) -> dict[str, tuple[Any, Any]]:
         """Differences from the experiment that the folder holds; refuses another one, or checkpoints of an unknown one."""

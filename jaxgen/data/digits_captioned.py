@@ -6,15 +6,10 @@ The data set holds pictures and labels; captions are made on reading (`jaxgen.da
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
-import logging
-import os
-import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jaxgen import types
-from jaxgen.data import captions, fields, order
+from jaxgen.data import builders, captions, digit_captions, fields, order
 
 if TYPE_CHECKING:
     from jaxgen.data.pipeline import Data
@@ -33,8 +28,6 @@ VERSION = "1.0.0"
 SIDE = 8
 _BRIGHTEST = 16
 _FOLDS = 5
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +46,7 @@ class DigitsCaptioned:
     directory: str = ""
     languages: tuple[str, ...] = ("en", "zh")
 
-    classes = captions.DIGITS
+    classes = digit_captions.DIGITS
 
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
@@ -63,10 +56,9 @@ class DigitsCaptioned:
         """
         if data.resolution < SIDE or data.resolution % SIDE:
             raise types.BadInput("resolution", data.resolution, f"a multiple of {SIDE}, the size of the pictures")
-        if "://" in self.directory:
-            raise types.BadInput("source.directory", self.directory, "a local folder")
-        captions.check(self.languages, data.text_length)
-        return fields.common(data) | captions.features()
+        builders.check(self.directory)
+        captions.check(self.languages, data.text_length, digit_captions.longest)
+        return fields.common(data) | fields.label() | captions.features()
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Opens a split, building the data set first where it is not there yet (seconds).
@@ -75,80 +67,41 @@ class DigitsCaptioned:
           BadInput: as `features`, or a folder that cannot be written or read.
         """
         self.features(data)
-        folder = self._folder()
-        _log.info("reading %s, split %s, from %s", NAME, split, folder)
-        try:
-            with _quiet():
-                return _Examples(self, data, _prepared(folder), split, seed, shuffle)
-        except OSError as error:
-            raise types.BadInput("source.directory", str(folder), f"a folder to write and read ({error})") from error
-
-    def _folder(self) -> pathlib.Path:
-        usual = os.environ.get("TFDS_DATA_DIR", "")
-        if "://" in usual:
-            usual = ""
-        return pathlib.Path(self.directory or usual or "~/.cache/jaxgen/tfds").expanduser()
+        with builders.opened(_builder_class, self.directory, split) as builder:
+            return _Examples(self, data, builder, split, seed, shuffle)
 
 
 class _Examples:
     def __init__(self, source: DigitsCaptioned, data: Data, builder: Any, split: str, seed: int, shuffle: bool):
         import tensorflow_datasets as tfds
 
-        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        records = records.__getitems__(range(len(records)))
+        # All of them take 100 KB, and reading one from disk takes longer than a training step may wait.
+        self._pictures = np.stack([np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records])
+        self._labels = np.array([record["label"] for record in records], np.int32)
         self._data = data
         self._order = order.shuffled(len(self), seed) if shuffle else order.stored(len(self))
-        self._captions = captions.Captions(split, seed, source.languages)
-        digest = hashlib.blake2b(captions.fingerprint().encode(), digest_size=8)
-        for record in self._records.__getitems__(range(len(self))):
-            digest.update(b"%d %d " % (record["index"], record["label"]) + _decode(record["image"]).tobytes())
+        self._captions = digit_captions.of(split, seed, source.languages)
+        digest = hashlib.blake2b(digit_captions.fingerprint().encode(), digest_size=8)
+        for record, picture in zip(records, self._pictures, strict=True):
+            digest.update(b"%d %d " % (record["index"], record["label"]) + picture.tobytes())
         self.fingerprint = f"{NAME}-{split}-{digest.hexdigest()}"
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._labels)
 
     def rows(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         indices = self._order(numbers)
-        records = self._records.__getitems__([int(index) for index in indices])
-        labels = np.array([record["label"] for record in records], np.int32)
-        pictures = np.stack([_decode(record["image"]) for record in records])
+        labels = self._labels[indices]
         times = self._data.resolution // SIDE
-        pictures = pictures.repeat(times, axis=1).repeat(times, axis=2)
+        pictures = self._pictures[indices].repeat(times, axis=1).repeat(times, axis=2)
         return {
             "image": np.repeat(pictures[..., None], self._data.channels, axis=-1),
             "label": labels,
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
         } | self._captions.fields(numbers, indices, labels, self._data.text_length)
-
-
-def _decode(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def _prepared(folder: pathlib.Path) -> Any:
-    """The builder, its data set written.
-
-    Safe for processes that start at once: each writes aside, and the first to finish puts its copy in place by one
-    rename.
-    """
-    final = folder / NAME / VERSION
-    if not final.exists():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _log.info("writing %s", final)
-        with tempfile.TemporaryDirectory(prefix="writing-", dir=folder) as aside:
-            # It announces itself on the standard output, which belongs to the program's own.
-            with contextlib.redirect_stdout(io.StringIO()):
-                _builder(aside).download_and_prepare()
-            try:
-                os.rename(pathlib.Path(aside) / NAME / VERSION, final)
-            except OSError:
-                if not final.exists():
-                    raise
-    return _builder(str(folder))
-
-
-def _builder(folder: str) -> Any:
-    return _builder_class()(data_dir=folder, file_format="array_record")
 
 
 @functools.cache
@@ -168,7 +121,7 @@ def _builder_class() -> type:
                 features=tfds.features.FeaturesDict(
                     {
                         "image": tfds.features.Image(shape=(SIDE, SIDE, 1), encoding_format="png"),
-                        "label": tfds.features.ClassLabel(num_classes=captions.DIGITS),
+                        "label": tfds.features.ClassLabel(num_classes=digit_captions.DIGITS),
                         "index": np.int32,
                     }
                 ),
@@ -209,18 +162,3 @@ def divide(labels: np.ndarray) -> dict[str, list[int]]:
     turns = np.lexsort((labels, ranks))
     testing = ranks[turns] % _FOLDS == _FOLDS - 1
     return {"train": turns[~testing].tolist(), "test": turns[testing].tolist()}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS from announcing what it writes and reads: progress bars, and what absl logs below an error."""
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    absl = logging.getLogger("absl")
-    level = absl.level
-    absl.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        absl.setLevel(level)

@@ -27,3 +27,8 @@ def common(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         "weight": jax.ShapeDtypeStruct((), np.float32),
         "index": jax.ShapeDtypeStruct((), np.int32),
     }
+
+
+def label() -> dict[str, jax.ShapeDtypeStruct]:
+    """The class of an example, `label` int32."""
+    return {"label": jax.ShapeDtypeStruct((), np.int32)}

@@ -32,6 +32,7 @@ class Data:
             "choices": {
                 "digits_captioned": "jaxgen.data.digits_captioned:DigitsCaptioned",
                 "folder": "jaxgen.data.folder:Folder",
+                "scenes": "jaxgen.data.scenes.source:Scenes",
                 "synthetic": "jaxgen.data.synthetic:Synthetic",
             }
         },

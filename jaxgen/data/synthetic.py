@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxgen import types
-from jaxgen.data import captions, fields, hashing, order
+from jaxgen.data import captions, digit_captions, fields, hashing, order
 
 if TYPE_CHECKING:
     from jaxgen.data.pipeline import Data
@@ -34,7 +34,7 @@ class Synthetic:
     count: int = 1024
     languages: tuple[str, ...] = ("en", "zh")
 
-    classes = captions.DIGITS
+    classes = digit_captions.DIGITS
 
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
@@ -46,8 +46,8 @@ class Synthetic:
             raise types.BadInput("source.count", self.count, "at least 1")
         if data.resolution < _SMALLEST:
             raise types.BadInput("resolution", data.resolution, f"at least {_SMALLEST}")
-        captions.check(self.languages, data.text_length)
-        return fields.common(data) | captions.features()
+        captions.check(self.languages, data.text_length, digit_captions.longest)
+        return fields.common(data) | fields.label() | captions.features()
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Examples 0 … count - 1; number i shows class i mod 10.
@@ -63,8 +63,8 @@ class _Examples:
     def __init__(self, source: Synthetic, data: Data, split: str, seed: int, shuffle: bool):
         self._count, self._data, self._split = source.count, data, split
         self._order = order.permuted(source.count, seed) if shuffle else order.stored(source.count)
-        self._captions = captions.Captions(split, seed, source.languages)
-        facts = (_VERSION, split, source.count, captions.fingerprint())
+        self._captions = digit_captions.of(split, seed, source.languages)
+        facts = (_VERSION, split, source.count, digit_captions.fingerprint())
         self.fingerprint = "synthetic-" + hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class _Examples:
 
     def rows(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         indices = self._order(numbers)
-        labels = indices % captions.DIGITS
+        labels = indices % digit_captions.DIGITS
         return {
             "image": self._pictures(indices, labels),
             "label": labels.astype(np.int32),
@@ -85,7 +85,7 @@ class _Examples:
         size = self._data.resolution
         pixels = indices[:, None] * size**2 + np.arange(size**2)
         noise = hashing.draws(0, f"{self._split} pixels", pixels) % np.uint64(63)
-        bright = np.stack([_pattern(label, size) for label in range(captions.DIGITS)])[labels]
+        bright = np.stack([_pattern(label, size) for label in range(digit_captions.DIGITS)])[labels]
         values = np.where(bright, 192, 32) + noise.reshape(-1, size, size).astype(np.int64) - 31
         return np.repeat(values.astype(np.uint8)[..., None], self._data.channels, axis=-1)
 

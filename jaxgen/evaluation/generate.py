@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +16,6 @@ from jaxgen.parallel import mesh as meshes
 from jaxgen.samplers import guidance
 from jaxgen.samplers.sampler import noise_for, to_uint8
 
-log = logging.getLogger(__name__)
-
 
 class Generator:
     """Draws picture i from caption i. Picture i is the same whatever else is drawn and on however many devices.
@@ -32,7 +29,7 @@ class Generator:
         shape = (side, side, model.channels)
         compute = jnp.dtype(experiment.precision.compute)
 
-        def draw(params: types.PyTree, batch: types.Batch, indices: jax.Array) -> jax.Array:
+        def draw(params: types.PyTree, batch: types.Batch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
             noise = noise_for(keys.stream(keys.root(seed), "sample"), indices, shape)
             streams = interface.conditions(batch, model.streams)
             if guidance.needs_null(sampler.guidance):
@@ -42,15 +39,18 @@ class Generator:
                 return interface.velocity(model, params, x, t, streams, compute), carry
 
             latents, _ = sampler(sampler.guided(velocity), noise, ())
-            return to_uint8(autoencoder.decode(None, latents))
+            pixels = autoencoder.decode(None, latents)
+            return to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))
 
         self._layout = sharding.batch_sharding(mesh)
         self._draw = jax.jit(draw, out_shardings=self._layout)
-        self._mesh = mesh
+        self._mesh, self._streams = mesh, model.streams
         self.rows = sampler.images_per_device * meshes.batch_shards(mesh)
 
-    def images(self, params: types.PyTree, conditions: dict[str, np.ndarray], indices: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields pictures uint8 [n, H, W, C] in order, at most `rows` at a time.
+    def images(
+        self, params: types.PyTree, conditions: dict[str, np.ndarray], indices: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields pictures uint8 [n, H, W, C] in order, at most `rows` at a time, and which of them were finite, bool [n].
 
         Args:
           params: parameters of the generator.
@@ -62,8 +62,13 @@ class Generator:
             count = len(indices[part])
             with jax.set_mesh(self._mesh):
                 batch = {name: self._place(values[part]) for name, values in conditions.items()}
-                images = self._draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
-            yield np.asarray(jax.device_get(images))[:count]
+                drawn = self._draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
+            images, finite = jax.device_get(drawn)
+            yield images[:count], finite[:count]
+
+    def conditions(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The fields of rows that the model is conditioned on."""
+        return {name: rows[name] for stream in self._streams for name in (stream, f"{stream}_mask") if name in rows}
 
     def _place(self, rows: np.ndarray) -> jax.Array:
         filled = np.concatenate([rows, np.repeat(rows[-1:], self.rows - len(rows), axis=0)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,7 @@ class DiTBlock(nn.Module):
     width: int
     head_dim: int
     mlp_ratio: int
+    activation: str
     gates: Gates
     scale: mup.Scale
 
@@ -40,7 +41,9 @@ class DiTBlock(nn.Module):
         attended = checkpoint_name(attended, "attention")
         x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
         x = constrain(x, "batch", "length", "activation_embed")
-        hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, name="mlp")(modulate(x, shift_2, scale_2))
+        hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(
+            modulate(x, shift_2, scale_2)
+        )
         return constrain(x + gate_2 * hidden, "batch", "length", "activation_embed"), None
 
 
@@ -53,6 +56,8 @@ class DiT(nn.Module):
       patch: side of a patch. channels: channels of the latents.
       classes: number of labels; one more row stands for the null label.
       gates: zero or random start of modulation.
+      activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
+      predicts: what the output stands for (`interface.velocity`).
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -65,6 +70,8 @@ class DiT(nn.Module):
     channels: int = 1
     classes: int = 10
     gates: Gates = Gates.ZERO
+    activation: str = "gelu"
+    predicts: Literal["velocity", "residual"] = "velocity"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 
@@ -98,5 +105,7 @@ class DiT(nn.Module):
         c = c.astype(dtype)
 
         block = scanned(DiTBlock, self.depth, self.remat, broadcast=2)
-        x, _ = block(self.width, self.head_dim, self.mlp_ratio, self.gates, scale, name="blocks")(x, c, tokens.segments)
+        x, _ = block(self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, name="blocks")(
+            x, c, tokens.segments
+        )
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c)

@@ -6,7 +6,7 @@ The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-nor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,7 @@ class MMDiTBlock(nn.Module):
     width: int
     head_dim: int
     mlp_ratio: int
+    activation: str
     gates: Gates
     scale: mup.Scale
 
@@ -60,7 +61,9 @@ class MMDiTBlock(nn.Module):
             _, _, gate_1, shift, scale, gate_2 = mods[name]
             x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(attended[name])
             x = constrain(x, "batch", "length", "activation_embed")
-            hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, name=f"{name}_mlp")(modulate(x, shift, scale))
+            hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name=f"{name}_mlp")(
+                modulate(x, shift, scale)
+            )
             out[name] = constrain(x + gate_2 * hidden, "batch", "length", "activation_embed")
         return out, None
 
@@ -79,6 +82,8 @@ class MMDiT(nn.Module):
       text_features: channels of the text features where vocabulary is 0.
       text_length: S, the longest text.
       gates: zero or random start of modulation.
+      activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
+      predicts: what the output stands for (`interface.velocity`).
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -93,6 +98,8 @@ class MMDiT(nn.Module):
     text_features: int = 0
     text_length: int = 64
     gates: Gates = Gates.ZERO
+    activation: str = "gelu"
+    predicts: Literal["velocity", "residual"] = "velocity"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 
@@ -154,7 +161,7 @@ class MMDiT(nn.Module):
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
         block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(
-            self.width, self.head_dim, self.mlp_ratio, self.gates, scale, name="blocks"
+            self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, name="blocks"
         )
         carry, _ = block(
             carry,

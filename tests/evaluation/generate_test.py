@@ -36,7 +36,9 @@ def draw(drawn, devices, at_once, order=range(64)):
     order, images = np.asarray(order), []
     for start in range(0, len(order), at_once):
         part = order[start : start + at_once]
-        images += generator.images(params, {name: values[part] for name, values in conditions.items()}, part)
+        for drawn_now, finite in generator.images(params, {name: values[part] for name, values in conditions.items()}, part):
+            assert finite.all() and len(finite) == len(drawn_now)
+            images.append(drawn_now)
     return np.concatenate(images)
 
 
@@ -59,3 +61,11 @@ def test_captions_matter(drawn):
     experiment, params, conditions = drawn
     other = {name: np.roll(values, 1, axis=0) for name, values in conditions.items()}
     assert not np.array_equal(draw(drawn, 1, 64), draw((experiment, params, other), 1, 64))
+
+
+def test_what_is_not_finite_is_told_apart(drawn):
+    experiment, params, conditions = drawn
+    generator = Generator(experiment, meshes.build(experiment.mesh, jax.devices()[:1]), seed=0)
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+    found = [finite for _, finite in generator.images(broken, conditions, np.arange(64))]
+    assert not np.concatenate(found).any()
