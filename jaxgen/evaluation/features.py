@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Protocol
 
 import numpy as np
@@ -20,4 +21,4 @@ class Pixels:
     """The pixels themselves, in [0, 1]. Right for tiny pictures; blind to what a shift of one pixel means in larger ones."""
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1) / 255.0
+        return images.reshape(len(images), math.prod(images.shape[1:])) / 255.0

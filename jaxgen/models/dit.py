@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -57,7 +57,6 @@ class DiT(nn.Module):
       classes: number of labels; one more row stands for the null label.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
-      predicts: what the output stands for (`interface.velocity`).
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -71,7 +70,6 @@ class DiT(nn.Module):
     classes: int = 10
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
-    predicts: Literal["velocity", "residual"] = "velocity"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 

@@ -12,9 +12,6 @@ from jaxgen import types
 from jaxgen.nn.mlp import ACTIVATIONS
 from jaxgen.nn.stack import REMAT
 
-DATA_STD = 0.5
-"""Standard deviation that preconditioning takes data in [-1, 1] to have."""
-
 
 def image_tokens(x: jax.Array, patch: int, compute: Any) -> types.Tokens:
     """Latents [B, H, W, C] as tokens of patch × patch × C values, row-major, in dtype `compute`.
@@ -74,28 +71,10 @@ def velocity(
     streams: dict[str, types.Condition],
     compute: Any,
 ) -> jax.Array:
-    """The network's velocity at latents x [B, H, W, C] and times t [B]: float32 [B, H, W, C].
-
-    Where the network predicts a residual F, v = a x_t + b F with the a(t) and b(t) that make F of unit variance and leave to it
-    only what a linear function of x_t cannot know: the preconditioning of Karras et al. (arXiv 2206.00364, table 1) for this
-    process, σ_data = `DATA_STD`. Near noise the network then predicts data and need not carry the noise through its width.
-    """
+    """The network's velocity at latents x [B, H, W, C] and times t [B]: float32 [B, H, W, C]."""
     tokens = image_tokens(x, module.patch, compute)
     values = module.apply({"params": params}, tokens, t, streams)
-    predicted = image(values, x.shape, module.patch)
-    if module.predicts == "velocity":
-        return predicted
-    skip, out = (factor[:, None, None, None] for factor in preconditioning(t.astype(jnp.float32)))
-    return skip * x.astype(jnp.float32) + out * predicted
-
-
-def preconditioning(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(a, b) of v = a x_t + b F for times t in [0, 1], any shape, where data are independent with deviation `DATA_STD`.
-
-    a is the coefficient of v's regression on x_t, b the deviation of what the regression leaves.
-    """
-    variance = (1 - t) ** 2 * DATA_STD**2 + t**2
-    return (t - (1 - t) * DATA_STD**2) / variance, DATA_STD / jnp.sqrt(variance)
+    return image(values, x.shape, module.patch)
 
 
 def validate_transformer(model: Any) -> None:

@@ -6,7 +6,7 @@ The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-nor
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -83,7 +83,6 @@ class MMDiT(nn.Module):
       text_length: S, the longest text.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
-      predicts: what the output stands for (`interface.velocity`).
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -99,7 +98,6 @@ class MMDiT(nn.Module):
     text_length: int = 64
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
-    predicts: Literal["velocity", "residual"] = "velocity"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 

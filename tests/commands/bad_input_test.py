@@ -229,7 +229,7 @@ def widen(run):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("command", ["train", "sample"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
 def test_a_checkpoint_of_another_shape_is_refused_with_both_shapes(command, run, refusal):
     widen(run)
     said = refusal(command, run)
@@ -276,6 +276,64 @@ def test_sample_refuses_a_caption_that_is_too_long(begun, refusal):
 
 def test_sample_refuses_a_caption_for_a_model_without_text(trained, refusal):
     assert refusal("sample", trained, "--caption", "the digit seven").startswith("--caption: found 'the digit seven'")
+
+
+EVALUATION = ["evaluation=jaxgen.evaluation.evaluation:Evaluation"]
+
+
+def test_evaluate_refuses_a_run_without_a_checkpoint(run, refusal):
+    shutil.rmtree(run / "checkpoints")
+    said = refusal("evaluate", run)
+    assert said.startswith(f"run: found '{run}'") and "train it first" in said
+    assert not (run / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        pytest.param(["evaluation.features=inception"], "evaluation.features: found 'inception', needed one of pixels", id="feature space"),
+        pytest.param(["evaluation.judge=taste"], "evaluation.judge: found 'taste', needed one of digits, scenes", id="judge"),
+        pytest.param(["evaluation.judge=scenes"], "evaluation.judge: found 'SceneJudge with data.source Synthetic'", id="blind judge"),
+        pytest.param(["evaluation.samples=1025"], "evaluation.samples: found 1025, needed at most 1024, the captions", id="captions"),
+        pytest.param(["evaluation.samples=3"], "evaluation.samples: found 3, needed more than neighbours=3", id="too few samples"),
+        pytest.param(["evaluation.neighbours=0"], "evaluation.neighbours: found 0, needed at least 1", id="no neighbours"),
+        pytest.param(["data.source.count=3"], "data: found '3 test pictures', needed more than evaluation.neighbours=3", id="few captions"),
+        pytest.param(["evaluation.reference=nowhere.npz"], "evaluation.reference: found 'nowhere.npz', needed a .npz", id="no reference"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_an_evaluation_is_refused(command, overrides, said, trained, tmp_path, refusal):
+    arguments = [trained] if command == "evaluate" else [TINY, "--run", tmp_path / "new"]
+    assert refusal(command, *arguments, *sets(*EVALUATION, *overrides)).startswith(said)
+    assert not (trained / "evaluation").exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ({"mu": np.zeros(5), "sigma": np.zeros((5, 5))}, "of 5 dimensions', needed 64 dimensions, as Pixels gives here"),
+        ({"mu": np.zeros(64), "sigma": np.zeros((5, 5))}, "needed a .npz with mu [64] and sigma [64, 64]"),
+        ({"mu": np.zeros(64)}, "sigma"),
+        ({"mu": np.full(64, np.nan), "sigma": np.zeros((64, 64))}, "not finite"),
+    ],
+)
+def test_reference_statistics_that_do_not_fit_are_refused(content, reason, trained, tmp_path, refusal):
+    np.savez(tmp_path / "reference.npz", **content)
+    said = refusal("evaluate", trained, *sets(*EVALUATION, f"evaluation.reference={tmp_path / 'reference.npz'}"))
+    assert said.startswith("evaluation.reference: found ") and reason in said
+
+
+def test_runs_of_other_pictures_are_not_set_side_by_side(trained, begun, run, refusal):
+    content = json.loads((run / "experiment.json").read_text())
+    content["experiment"]["data"]["source"]["count"] = 512
+    (run / "experiment.json").write_text(json.dumps(content))
+    said = refusal("evaluate", trained, run)
+    assert said.startswith("run: found ") and "(512, 8, 8, 1)" in said and "(1024, 8, 8, 1)" in said
+    assert refusal("evaluate", trained, begun).startswith(f"run: found '{begun}'")
+    assert refusal("evaluate", trained, "--report", "page.html").startswith("--report: ")
+    assert refusal("evaluate", trained, "--seed", "-1").startswith("--seed: found -1")
+    assert refusal("evaluate", trained, "nowhere").startswith("run: found ")
+    assert refusal("evaluate", trained, *sets("sampler=none")).startswith("sampler: found None")
 
 
 def test_what_is_refused_here_is_not_refused_without_reason(run):

@@ -35,7 +35,7 @@ def test_a_block_with_zero_gates_starts_as_the_identity_and_one_with_random_gate
     key, segments = jax.random.key(0, impl="unsafe_rbg"), jnp.ones((2, 4), jnp.int32)
 
     def start(gates):
-        return DiTBlock(8, 4, 2, gates, SCALE).init_with_output(key, x, c, segments)[0][0]
+        return DiTBlock(8, 4, 2, "gelu", gates, SCALE).init_with_output(key, x, c, segments)[0][0]
 
     np.testing.assert_array_equal(start(Gates.ZERO), x)
     assert float(jnp.max(jnp.abs(start(Gates.RANDOM) - x))) > 0.1

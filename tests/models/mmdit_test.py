@@ -43,7 +43,7 @@ def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand(vocabula
 def block(gates, carry, positions, segments):
     c = {name: jnp.ones((2, 1, 8)) for name in carry}
     key = jax.random.key(0, impl="unsafe_rbg")
-    return MMDiTBlock(8, 4, 2, gates, SCALE).init_with_output(key, carry, c, positions, segments)[0][0]
+    return MMDiTBlock(8, 4, 2, "gelu", gates, SCALE).init_with_output(key, carry, c, positions, segments)[0][0]
 
 
 CARRY = {"image": draw(2, 4, 8), "text": draw(2, 3, 8)}

@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 _AHEAD = 64
 _TURN = 0.14
 _EDGE = 0.02
-_SEVERAL = (0.115, 0.15)
+_SEVERAL = (0.12, 0.155)
 _OUTER = {"circle": (0.28, 0.34), "square": (0.28, 0.34), "triangle": (0.34, 0.37)}
 """Radius of an object that holds another, by shape; a cross has no room within."""
 _INNER = (0.105, 0.125)
@@ -136,7 +136,7 @@ def scene(draws: Draws, of: Prompt, allow_heldout: bool) -> Scene:
 def _background(draws: Draws, of: Prompt) -> Background:
     light = draws.uniform(206, 240)
     colour = tuple(int(np.clip(light + draws.uniform(-8, 8), 0, 245)) for _ in range(3))
-    texture = of.texture or (draws.choice(TEXTURES[1:]) if draws.uniform() < 0.3 else "plain")
+    texture = of.texture or (draws.choice(TEXTURES[1:]) if draws.uniform() < 0.15 else "plain")
     return Background(texture, colour, int(draws.uniform(0, 2**31)))
 
 
