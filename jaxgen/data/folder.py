@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import logging
 import posixpath
@@ -35,7 +37,8 @@ class Folder:
     `cat.png` is captioned by `cat.txt` beside it, in UTF-8. Names that begin with a dot are passed over; links to
     folders are not followed. A picture is turned upright, laid on white where it is transparent, cut to its central
     square and resized. A broken picture, or a caption that is missing, empty or not UTF-8, keeps its row with weight 0
-    and is named in a warning once; more of them than `data.broken_limit` are refused, on opening or later.
+    and is named in a warning, once however often the folder is opened; a larger share of them than `data.broken_limit`
+    is refused, on opening or later.
 
     Attributes:
       path: the folder, local or as a URL of an installed file system (gs://bucket/pictures needs gcsfs).
@@ -55,10 +58,8 @@ class Folder:
         """See `jaxgen.data.fields.common`; texts that do not fit are cut.
 
         Raises:
-          BadInput: no path, or an option out of its range.
+          BadInput: an option out of its range. A missing path is not: a recipe leaves it to who uses it, and `open` asks for it.
         """
-        if not self.path:
-            raise types.BadInput("source.path", self.path, "a folder of pictures")
         if not self.caption_extension.startswith("."):
             raise types.BadInput("source.caption_extension", self.caption_extension, "an ending that begins with a dot")
         if not 0 <= self.test_share <= 1:
@@ -73,18 +74,26 @@ class Folder:
         """Lists the folder, reads the captions of the split and looks at its pictures without decoding them.
 
         Raises:
-          BadInput: a missing, unreadable or empty folder, a split without pictures, too many broken examples, or as
+          BadInput: no path, a missing, unreadable or empty folder, a split without pictures, too many broken examples, or as
             `features`.
         """
         self.features(data)
+        if not self.path:
+            raise types.BadInput("source.path", self.path, "the folder of your pictures, as in --set data.source.path=~/pictures")
         listing = _listing(self.path)
         pictures = sorted(name for name in listing.sizes if posixpath.splitext(name)[1].lower() in EXTENSIONS)
         if not pictures:
-            raise types.BadInput("source.path", self.path, f"a folder with pictures ({', '.join(EXTENSIONS)})")
+            found = f"{self.path} with {len(listing.sizes)} files{_endings(listing.sizes)}"
+            raise types.BadInput("source.path", found, f"a folder with pictures ({', '.join(EXTENSIONS)})")
         names = [name for name in pictures if (hashing.share(name) < self.test_share) == (split == "test")]
         if not names:
             found = f"{self.test_share}, which leaves none of {len(pictures)} pictures for {split}"
             raise types.BadInput("source.test_share", found, "a share that leaves some, or more pictures")
+        captions = {posixpath.splitext(name)[0] + self.caption_extension for name in pictures}
+        others = listing.sizes.keys() - captions - set(pictures)
+        if others:
+            what = f"{len(others)} files that are neither pictures nor their captions are passed over{_endings(others)}"
+            _say_once(logging.INFO, f"{self.path}: {what}")
         return _Examples(self, data, listing, names, split, seed, shuffle)
 
 
@@ -115,6 +124,13 @@ def _listing(path: str) -> _Listing:
     return _Listing(fs, root, {posixpath.relpath(name, root): size for name, size in found.items()})
 
 
+def _endings(names: Iterable[str]) -> str:
+    """The most frequent endings of these names in brackets; "" without a name."""
+    counts = collections.Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in names)
+    shown = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(_SHOWN))
+    return f" ({shown}{', …' if len(counts) > _SHOWN else ''})" if counts else ""
+
+
 def _files(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
     """Files below a folder and their bytes. A file system's own walk passes over what it has no permission for."""
     for entry in fs.ls(folder, detail=True):
@@ -134,6 +150,8 @@ class _Examples:
         self._path = source.path
         self._threads = concurrent.futures.ThreadPoolExecutor(source.threads, "folder")
         self._broken: dict[int, str] = {}
+        self._unnamed: list[int] = []
+        self._split = split
         self._lock = threading.Lock()
         self._order = order.shuffled(len(names), seed) if shuffle else order.stored(len(names))
 
@@ -143,6 +161,8 @@ class _Examples:
             pass
         self._refuse(self._broken, len(names), "source.path")
         self._refuse(self._broken.keys() & set(checked), len(checked), "source.path")
+        # After the refusal, which would come last below a line for each caption of a folder without captions.
+        self._name_broken()
 
         digest = hashlib.blake2b(digest_size=8)
         for name, caption in zip(names, self._captions, strict=True):
@@ -150,7 +170,9 @@ class _Examples:
             facts = f"{name}\0{listing.sizes[name]}\0{caption}\0"
             digest.update(facts.encode(errors="surrogateescape"))
         self.fingerprint = f"folder-{split}-{digest.hexdigest()}"
-        _log.info("%s: %d pictures for %s, %d broken", source.path, len(names), split, len(self._broken))
+        found = f"{len(names)} pictures for {split}, {len(self._broken)} of them broken so far"
+        _say_once(logging.INFO, f"{source.path}: {found}", self.fingerprint)
+        self._name_cut()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -160,6 +182,7 @@ class _Examples:
         pictures = list(self._threads.map(self._picture, indices))
         # After the pictures: decoding finds what headers do not show.
         self._refuse(self._broken, len(self), "data.source.path")
+        self._name_broken()
         size, length = self._data.resolution, self._data.text_length
         black = np.zeros((size, size, self._data.channels), np.uint8)
         nothing = (black, np.zeros(length, np.int32), np.zeros(length, np.bool_))
@@ -186,7 +209,10 @@ class _Examples:
             try:
                 with self._listing.open(name) as stream:
                     caption = stream.read().decode("utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
+            except UnicodeDecodeError:
+                self._mark(index, f"caption {name} is not UTF-8")
+                return ""
+            except OSError as error:
                 self._mark(index, f"caption {name}: {error}")
                 return ""
             if not caption:
@@ -222,10 +248,24 @@ class _Examples:
 
     def _mark(self, index: int, reason: str) -> None:
         with self._lock:
-            new = index not in self._broken
-            self._broken.setdefault(index, reason)
-        if new:
-            _log.warning("%s counts as nothing (weight 0): %s", self._names[index], reason)
+            if index not in self._broken:
+                self._broken[index] = reason
+                self._unnamed.append(index)
+
+    def _name_broken(self) -> None:
+        with self._lock:
+            new, self._unnamed = sorted(self._unnamed), []
+        for index in new:
+            _say_once(logging.WARNING, f"{self._names[index]} is left out: {self._broken[index]}", self._path)
+
+    def _name_cut(self) -> None:
+        length = self._data.text_length
+        needed = [text.needed(caption) for caption in self._captions]
+        cut = sum(tokens > length for tokens in needed)
+        if cut:
+            longest = int(np.argmax(needed))
+            what = f"{cut} of {len(needed)} captions for {self._split} are cut to data.text_length={length}"
+            _say_once(logging.WARNING, f"{what}; the longest, of {self._names[longest]}, needs {needed[longest]}", self.fingerprint)
 
     def _refuse(self, broken: Iterable[int], count: int, option: str) -> None:
         """Raises BadInput where more than the limit of `count` examples are broken."""
@@ -234,8 +274,15 @@ class _Examples:
         if len(worst) > self._data.broken_limit * count:
             shown = "; ".join(f"{self._names[index]} ({self._broken[index]})" for index in worst[:_SHOWN])
             more = f"; and {len(worst) - _SHOWN} more" if len(worst) > _SHOWN else ""
-            found = f"{self._path}: {len(worst)} of {count} examples broken ({len(worst) / count:.1%}): {shown}{more}"
+            share = f"{len(worst)} of {count} examples for {self._split} broken ({len(worst) / count:.1%})"
+            found = f"{self._path}: {share}: {shown}{more}"
             raise types.BadInput(option, found, f"at most {self._data.broken_limit:.1%} (data.broken_limit)")
+
+
+@functools.cache
+def _say_once(level: int, message: str, where: str = "") -> None:
+    """Logs a message about a place, unless this process has: a command opens the same folder several times."""
+    _log.log(level, "%s", message)
 
 
 def _fit(picture: Image.Image, size: int, channels: int) -> np.ndarray:

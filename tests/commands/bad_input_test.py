@@ -101,19 +101,15 @@ OPTIONS = [
     pytest.param(["sampler.steps=0"], "sampler.steps", "0", "at least 1", id="no sampling steps"),
     pytest.param(["sampler.ema=0.5"], "sampler.ema", "0.5", "training.ema=(0.999,)", id="average that is not kept"),
     pytest.param(["training.ema=", "sampler.ema=0.5"], "sampler.ema", "0.5", "training.ema=()", id="no averages"),
-    pytest.param(["data.source=folder"], "data.source.path", "''", "a folder of pictures", id="source without its path"),
+    pytest.param(["data.source=folder"], "data.source.path", "''", "the folder of your pictures", id="source without its path"),
     pytest.param(["model.vocabulary=50"], "model.vocabulary", "50", "at least 259", id="fewer text ids than the data have"),
     pytest.param(["model.scaling.base_head_dim=0"], "model.scaling.base_head_dim", "0", "a divisor of base_width", id="no heads"),
     pytest.param(["model.scaling.output_multiplier=0"], "model.scaling.output_multiplier", "0", "positive", id="no gradient"),
     pytest.param(["optimizer.epsilon=-1"], "optimizer.epsilon", "-1", "0 or more", id="negative epsilon"),
     pytest.param(["optimizer.weight_decay=-1"], "optimizer.weight_decay", "-1", "0 or more", id="weights that grow"),
-    pytest.param(
-        ["model=jaxgen.models.dit:DiT", "model.classes=3"], "model.classes", "3", "at least 10", id="few classes"
-    ),
+    pytest.param(["model=jaxgen.models.dit:DiT", "model.classes=3"], "model.classes", "3", "at least 10", id="few classes"),
     pytest.param(["seed=-1"], "seed", "-1", "not negative", id="negative seed"),
-    pytest.param(
-        ["data.source=jaxgen.samplers.steppers:Euler"], "data.source", "'Euler'", "features, open", id="something else"
-    ),
+    pytest.param(["data.source=jaxgen.samplers.steppers:Euler"], "data.source", "'Euler'", "features, open", id="something else"),
 ]
 
 
@@ -291,14 +287,30 @@ def test_evaluate_refuses_a_run_without_a_checkpoint(run, refusal):
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        pytest.param(["evaluation.features=inception"], "evaluation.features: found 'inception', needed one of pixels", id="feature space"),
-        pytest.param(["evaluation.judge=taste"], "evaluation.judge: found 'taste', needed one of digits, scenes", id="judge"),
-        pytest.param(["evaluation.judge=scenes"], "evaluation.judge: found 'SceneJudge with data.source Synthetic'", id="blind judge"),
-        pytest.param(["evaluation.samples=1025"], "evaluation.samples: found 1025, needed at most 1024, the captions", id="captions"),
-        pytest.param(["evaluation.samples=3"], "evaluation.samples: found 3, needed more than neighbours=3", id="too few samples"),
-        pytest.param(["evaluation.neighbours=0"], "evaluation.neighbours: found 0, needed at least 1", id="no neighbours"),
-        pytest.param(["data.source.count=3"], "data: found '3 test pictures', needed more than evaluation.neighbours=3", id="few captions"),
-        pytest.param(["evaluation.reference=nowhere.npz"], "evaluation.reference: found 'nowhere.npz', needed a .npz", id="no reference"),
+        pytest.param(
+            ["evaluation.features=inception"], "evaluation.features: found 'inception', needed one of pixels", id="feature space"
+        ),
+        pytest.param(
+            ["evaluation.judge=taste"], "evaluation.judge: found 'taste', needed one of digits, scenes", id="judge"
+        ),
+        pytest.param(
+            ["evaluation.judge=scenes"], "evaluation.judge: found 'SceneJudge with data.source Synthetic'", id="blind judge"
+        ),
+        pytest.param(
+            ["evaluation.samples=1025"], "evaluation.samples: found 1025, needed at most 1024, the captions", id="captions"
+        ),
+        pytest.param(
+            ["evaluation.samples=3"], "evaluation.samples: found 3, needed more than neighbours=3", id="too few samples"
+        ),
+        pytest.param(
+            ["evaluation.neighbours=0"], "evaluation.neighbours: found 0, needed at least 1", id="no neighbours"
+        ),
+        pytest.param(
+            ["data.source.count=3"], "data: found '3 test pictures', needed more than evaluation.neighbours=3", id="few captions"
+        ),
+        pytest.param(
+            ["evaluation.reference=nowhere.npz"], "evaluation.reference: found 'nowhere.npz', needed a .npz", id="no reference"
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["evaluate", "train"])

@@ -25,7 +25,7 @@ def test_the_defaults_are_valid():
 
 def test_every_choice_is_a_source_without_required_options():
     (field,) = (field for field in dataclasses.fields(pipeline.Data) if field.name == "source")
-    assert set(field.metadata["choices"]) == {"digits_captioned", "folder", "synthetic"}
+    assert set(field.metadata["choices"]) == {"digits_captioned", "folder", "scenes", "synthetic"}
     for name in field.metadata["choices"].values():
         module, _, cls = name.partition(":")
         source = getattr(importlib.import_module(module), cls)()

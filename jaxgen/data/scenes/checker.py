@@ -14,7 +14,7 @@ from scipy import ndimage
 from jaxgen.data.scenes import fitting, scene, textures
 
 THRESHOLD = 0.5
-"""Confidence that `accepts` asks of every object and of the background: at most the limits below."""
+"""Confidence that `accepts` asks of every object and of the background."""
 
 _PALETTE = np.array(list(scene.COLOURS.values()), np.float64)
 _NAMES = tuple(scene.COLOURS)
@@ -25,14 +25,19 @@ _SHOWN = 40.0
 _SMALLEST = 3
 """Pixels of a patch that is worth a fit, at 32 x 32."""
 
+_MOST = 16
+"""Objects that are fitted; a picture of noise has a hundred patches, and all that is left of it counts as clutter."""
+
+# Confidence is one half where an error is this large, and falls with its fourth power.
 _ROUGHNESS = 0.1
-_SOFTNESS = 0.32
-_DRAWN = 1 / 6
+"""Squared error of the fit, relative to the contrast, for each pixel of outline."""
+_DRAWN, _SOFT = 1 / 6, 0.32
+"""Width of an edge, as the integral across it of a (1 - a) with a from 0 to 1, in pixels: as drawn, where no error begins, and
+where it is too soft. It is about 0.25 after a Gaussian blur of half a pixel and 0.45 after one of a whole pixel."""
 _OFF_COLOUR = 30.0
+"""Distance of a colour from what is drawn under its name."""
 _CLUTTER = 2.5
-"""Where confidence is one half: squared error a pixel of outline, relative to the contrast; width of the edge, as the integral of
-a (1 - a) across it with a from 0 to 1, in pixels (1/6 as drawn, 0.59 after a blur of 1 pixel); distance of the colour from what
-is drawn under its name; unexplained pixels of the background at 32 x 32."""
+"""Unexplained pixels outside of the objects, at 32 x 32."""
 _STRONG = 120.0
 """Distance from the background of a pixel that counts as one whole unexplained pixel."""
 _SQUARE = np.ones((3, 3), bool)
@@ -90,6 +95,9 @@ def read(picture: np.ndarray) -> Reading:
         thing, off = _named(fit)
         objects.append(thing)
         own = owner == i
+        if not own.any():
+            confidences.append(0.0)
+            continue
         towards = fit.colour - _composed(base, fits[:i], covers[:i])[own]
         contrast = np.square(towards).sum(axis=-1).mean() + 1.0
         outline = fit.outline(resolution)
@@ -98,7 +106,7 @@ def read(picture: np.ndarray) -> Reading:
         # Within, alpha says how well the colour is fitted; only about the outline does it say how soft the edge is.
         edge = ~ndimage.binary_erosion(cover == 1, _SQUARE)[own]
         softness = (alpha * (1 - alpha))[edge].sum() / outline
-        errors = roughness / _ROUGHNESS, max(softness - _DRAWN, 0.0) / (_SOFTNESS - _DRAWN), off / _OFF_COLOUR
+        errors = roughness / _ROUGHNESS, max(softness - _DRAWN, 0.0) / (_SOFT - _DRAWN), off / _OFF_COLOUR
         confidences.append(min(map(_confidence, errors)))
     alone = owner < 0
     extra = np.maximum(np.sqrt(left[alone]) - _SHOWN, 0.0) / (_STRONG - _SHOWN)
@@ -166,12 +174,13 @@ def _patches(pixels: np.ndarray) -> list[_Patch]:
 
 def _fits(pixels: np.ndarray, base: np.ndarray) -> list[fitting.Fit]:
     """One for each patch that those before it do not explain."""
-    resolution = len(pixels)
     patches = _patches(pixels)
     fits: list[fitting.Fit] = []
     covers: list[np.ndarray] = []
     settled = False
     for number, patch in enumerate(patches):
+        if len(fits) == _MOST:
+            break
         if not patch.inner and not settled:
             fits, covers = _settled(pixels, base, fits, covers)
             settled = True
@@ -195,7 +204,7 @@ def _start(
     box = np.zeros_like(patch.core)
     box[max(rows[0] - 3, 0) : rows[-1] + 4, max(columns[0] - 3, 0) : columns[-1] + 4] = True
     near = ndimage.binary_dilation(patch.core, _SQUARE)
-    region = box & (near | ~shown) & ~ndimage.binary_dilation(others, _SQUARE) | patch.core
+    region = patch.core | (box & (near | ~shown) & ~ndimage.binary_dilation(others, _SQUARE))
 
     towards = np.median(pixels[patch.core], axis=0) - behind
     alpha = ((pixels - behind) * towards).sum(axis=-1) / np.maximum(np.square(towards).sum(axis=-1), 1.0)

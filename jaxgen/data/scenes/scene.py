@@ -143,7 +143,7 @@ def relation(a: Object, b: Object) -> str | None:
     than half along the axis.
     """
     dx, dy = a.x - b.x, a.y - b.y
-    if math.hypot(dx, dy) + 0.8 * a.radius < b.radius:
+    if a.radius < b.radius and math.hypot(dx, dy) + 0.8 * a.radius < b.radius:
         return "inside"
     touching = bottom(b, upwards=True) - bottom(a)
     if abs(touching) < GAP / 2 and abs(dx) < b.radius:
