@@ -23,7 +23,7 @@ def check(directory: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(make: Callable[[], type], directory: str, split: str, config: Any = None) -> Iterator[Any]:
+def opened(make: Callable[[], type], directory: str, split: str, config: str | None = None) -> Iterator[Any]:
     """The TFDS builder of a data set, which is written first where it is not there yet; quiet while the context lasts.
 
     Safe for processes that start at once: each writes aside, and the first to finish puts its copy in place by one
@@ -33,7 +33,7 @@ def opened(make: Callable[[], type], directory: str, split: str, config: Any = N
       make: returns the builder's class; called here because TFDS is imported only when a source is opened.
       directory: folder of data sets; empty takes $TFDS_DATA_DIR where that is a local folder, else ~/.cache/jaxgen/tfds.
       split: named in the log.
-      config: of the builder, where it has several.
+      config: name of the builder's configuration, where it has several.
 
     Raises:
       BadInput: a folder that cannot be written or read.
@@ -42,7 +42,10 @@ def opened(make: Callable[[], type], directory: str, split: str, config: Any = N
     folder = pathlib.Path(directory or ("" if "://" in usual else usual) or "~/.cache/jaxgen/tfds").expanduser()
     try:
         with _quiet():
-            build = lambda where: make()(data_dir=str(where), file_format="array_record", config=config)
+            import tensorflow_datasets as tfds
+
+            chosen = None if config is None else tfds.core.BuilderConfig(name=config)
+            build = lambda where: make()(data_dir=str(where), file_format="array_record", config=chosen)
             yield _prepared(build, folder, split)
     except OSError as error:
         raise types.BadInput("source.directory", str(folder), f"a folder to write and read ({error})") from error

@@ -151,7 +151,8 @@ def score(
         hits = hits[np.isfinite(hits)]
         if len(hits):
             figures[name] = float(hits.mean())
-            intervals[name] = bootstrap.interval(hits, np.mean, evaluation.resamples)
+            # Laid around the figure, an interval may reach past what a share can be.
+            intervals[name] = np.clip(bootstrap.interval(hits, np.mean, evaluation.resamples), 0, 1).tolist()
 
     ball = neighbours.radii(tested, k)
     for suffix, features in sets.items():

@@ -39,7 +39,7 @@ _EDGE = 0.02
 _SEVERAL = (0.12, 0.155)
 _OUTER = {"circle": (0.28, 0.34), "square": (0.28, 0.34), "triangle": (0.34, 0.37)}
 """Radius of an object that holds another, by shape; a cross has no room within."""
-_INNER = (0.105, 0.125)
+_INNER = (0.118, 0.135)
 _PAIR = (0.13, 0.19)
 
 

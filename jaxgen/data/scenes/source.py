@@ -71,7 +71,7 @@ class Scenes:
           BadInput: as `features`, or a folder that cannot be written or read.
         """
         self.features(data)
-        with builders.opened(lambda: _builder_class(data.resolution), self.directory, split) as builder:
+        with builders.opened(_builder_class, self.directory, split, f"{data.resolution}px") as builder:
             return Examples(self, data, builder, split, seed, shuffle)
 
 
@@ -145,14 +145,17 @@ def unseen(prompt: scene.Prompt) -> bool:
 
 
 @functools.cache
-def _builder_class(resolution: int) -> type:
+def _builder_class() -> type:
     """The TFDS builder, made in a function because TFDS is imported only when a source is opened."""
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.GeneratorBasedBuilder):
         name = NAME
         VERSION = tfds.core.Version(VERSION)
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=f"{resolution}px")]
+
+        @property
+        def resolution(self) -> int:
+            return int(self.builder_config.name.removesuffix("px"))
 
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
@@ -160,7 +163,7 @@ def _builder_class(resolution: int) -> type:
                 description="Rendered scenes of coloured shapes, with what is in them and what is asked for.",
                 features=tfds.features.FeaturesDict(
                     {
-                        "image": tfds.features.Image(shape=(resolution, resolution, 3), encoding_format="png"),
+                        "image": tfds.features.Image(shape=(self.resolution, self.resolution, 3), encoding_format="png"),
                         "scene": tfds.features.Text(),
                         "prompt": tfds.features.Text(),
                     }
@@ -175,7 +178,7 @@ def _builder_class(resolution: int) -> type:
             for index in range(count):
                 prompt, shown = made(split, index)
                 png = io.BytesIO()
-                Image.fromarray(render.draw(shown, resolution)).save(png, "PNG")
+                Image.fromarray(render.draw(shown, self.resolution)).save(png, "PNG")
                 yield (
                     index,
                     {
