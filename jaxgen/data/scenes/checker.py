@@ -188,7 +188,7 @@ def _fits(pixels: np.ndarray, base: np.ndarray) -> list[fitting.Fit]:
         distance = np.sqrt(np.square(pixels - behind).sum(axis=-1))
         if np.median(distance[patch.core]) < (_SHOWN if patch.inner else _CORE):
             continue
-        others = np.any([np.zeros_like(patch.core), *(other.core for other in patches[number + 1 :])], axis=0)
+        others = np.any([np.zeros_like(patch.core), *(other.core for other in patches[number + 1 :] if other.inner)], axis=0)
         region, start, area = _start(pixels, behind, patch, others, distance > _SHOWN)
         fits.append(fitting.best(pixels, behind, region, start, area))
         covers.append(fits[-1].coverage(len(pixels)))

@@ -15,7 +15,7 @@ MIN_RADIUS = 0.04
 _AREA = {"circle": np.pi, "square": 1.76**2, "triangle": 3 * np.sqrt(3.0) * 0.6**2, "cross": 4 * 0.72 - 0.72**2}
 _OUTLINE = {"circle": 2 * np.pi, "square": 8 * 0.88, "triangle": 6 * np.sqrt(3.0) * 0.6, "cross": 8.0}
 """Area and length of the outline of a shape of radius 1."""
-_ROUGH, _FINE = 3, 5
+_ROUGH, _FINE = 2, 4
 """Gauss-Newton steps before the shapes are compared, and after."""
 _HOPELESS = 3.0
 """A shape whose energy exceeds the best one's so many times after the rough steps is not refined."""
