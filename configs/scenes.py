@@ -13,14 +13,16 @@ from jaxgen.data.scenes.source import Scenes
 from jaxgen.evaluation.evaluation import Evaluation
 from jaxgen.evaluation.scene_judge import SceneJudge
 from jaxgen.experiment import Experiment
+from jaxgen.models.convolutional_edge import ConvolutionalEdge
 from jaxgen.models.mmdit import MMDiT
 from jaxgen.mup import Scaling
 from jaxgen.nn.modulation import Gates
 from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.objectives.timesteps import LogitNormal
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.samplers.sampler import Sampler
 from jaxgen.samplers.time_grids import Uniform
-from jaxgen.training.optimizer import AdamW
+from jaxgen.training.muon import Muon
 from jaxgen.training.settings import Training
 
 
@@ -33,16 +35,20 @@ def get_config() -> Experiment:
             head_dim=32,
             patch=4,
             channels=3,
-            text_length=64,
+            vocabulary=448,
+            text_length=28,
+            edge=ConvolutionalEdge(),
             activation="squared_relu",
             gates=Gates.RANDOM,
             scaling=Scaling(base_width=64),
         ),
         autoencoder=Identity(),
-        objective=FlowMatching(base_pixels=256),
-        data=Data(source=Scenes(), batch_size=32, resolution=32, channels=3, text_length=64),
-        optimizer=AdamW(learning_rate=6e-3, schedule="wsd", warmup_steps=50, decay_share=0.3),
-        training=Training(steps=11_500, log_every=20, checkpoint_every=1000),
+        objective=FlowMatching(timesteps=LogitNormal(mean=-0.4, std=1.3), base_pixels=256),
+        data=Data(source=Scenes(), batch_size=32, resolution=32, channels=3, text_length=28, tokens="words"),
+        optimizer=Muon(
+            learning_rate=6e-3, b2=0.98, matrix_rate=5.0, momentum=0.9, schedule="wsd", warmup_steps=50, decay_share=0.4
+        ),
+        training=Training(steps=6_800, log_every=20, checkpoint_every=1000),
         sampler=Sampler(steps=25, guidance=3.0, grid=Uniform(shift=2.0)),
         evaluation=Evaluation(samples=480, judge=SceneJudge()),
         mesh=MeshShape(),

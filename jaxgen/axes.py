@@ -19,6 +19,7 @@ class Axis:
     Attributes:
       meaning: what the axis counts.
       width: True where the size grows with model width (Θ(width)), False where it stays finite.
+      stacked: True where the axis counts maps side by side that are no part of one matrix.
       mesh: mesh axes in order of preference, each entry tried alone. The first that no earlier axis of the same array took
         and that divides the size is used; a tuple entry asks for several mesh axes at once.
     """
@@ -26,6 +27,7 @@ class Axis:
     meaning: str
     width: bool
     mesh: tuple[str | tuple[str, ...], ...] = ()
+    stacked: bool = False
 
 
 AXES: dict[str, Axis] = {
@@ -35,7 +37,7 @@ AXES: dict[str, Axis] = {
     "heads": Axis("attention heads", True, ("tensor", "fsdp")),
     "kv": Axis("channels of one attention head", False),
     "mlp": Axis("hidden width of the feed-forward layer", True, ("tensor", "fsdp")),
-    "qkv": Axis("query, key and value stacked", False),
+    "qkv": Axis("query, key and value", False, stacked=True),
     "modulation": Axis("shift, scale and gate stacked", False),
     "patch": Axis("values of one patch", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),

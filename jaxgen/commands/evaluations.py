@@ -20,7 +20,6 @@ import jaxgen
 from jaxgen import experiment as experiments
 from jaxgen import run, types
 from jaxgen.commands import session
-from jaxgen.data import text
 from jaxgen.evaluation import evaluation as evaluations
 from jaxgen.evaluation import real, sample_store
 from jaxgen.evaluation.generate import Generator
@@ -181,7 +180,7 @@ class Session:
             name=subject.folder.root.name,
             metrics=figures,
             images=images,
-            captions=captions_of(self.rows),
+            captions=captions_of(subject.experiment, self.rows),
             real=self.rows["image"],
             neighbours=scores.neighbours,
             distances=scores.distances,
@@ -193,10 +192,10 @@ class Session:
         )
 
 
-def captions_of(rows: dict[str, np.ndarray]) -> list[str]:
+def captions_of(experiment: experiments.Experiment, rows: dict[str, np.ndarray]) -> list[str]:
     """What each row asks for, to be written below its picture."""
     if "text" in rows:
-        return [text.decode(ids) for ids in rows["text"]]
+        return [experiment.data.tokenizer.decode(ids) for ids in rows["text"]]
     return [str(label) for label in rows["label"]]
 
 

@@ -12,7 +12,6 @@ import tqdm
 from jaxgen import experiment as experiments
 from jaxgen import run, types
 from jaxgen.commands import evaluations, session
-from jaxgen.data import text
 from jaxgen.evaluation import pictures
 from jaxgen.evaluation.generate import Generator
 
@@ -52,7 +51,7 @@ def draw(
         log.warning("%d of %d pictures were not finite", broken, count)
     folder.samples.mkdir(parents=True, exist_ok=True)
     path = folder.samples / f"{name}.png"
-    pictures.save(pictures.grid(images[:GRID], evaluations.captions_of(rows)[:GRID]), path)
+    pictures.save(pictures.grid(images[:GRID], evaluations.captions_of(experiment, rows)[:GRID]), path)
     log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
     if each:
         single = folder.samples / name
@@ -72,11 +71,12 @@ def wanted(experiment: experiments.Experiment, count: int, captions: list[str] |
         return session.open_data(experiment, "test").rows(range(count))
     if "text" not in experiment.model.streams:
         raise types.BadInput("--caption", captions[0], f"no caption: the model is conditioned on {experiment.model.streams}")
-    length = experiment.data.text_length
+    length, tokenizer = experiment.data.text_length, experiment.data.tokenizer
     for caption in captions:
-        if text.needed(caption) > length:
-            raise types.BadInput("--caption", caption, f"at most data.text_length={length} bytes, two of them for start and end")
-    encoded = [text.encode(caption, length) for caption in captions]
+        if tokenizer.needed(caption) > length:
+            needed = f"at most data.text_length={length} tokens ({experiment.data.tokens}), two of them for start and end"
+            raise types.BadInput("--caption", caption, needed)
+    encoded = [tokenizer.encode(caption, length) for caption in captions]
     chosen = [encoded[i % len(encoded)] for i in range(count)]
     return {"text": np.stack([ids for ids, _ in chosen]), "text_mask": np.stack([mask for _, mask in chosen])}
 

@@ -80,10 +80,12 @@ class Captions:
         said = templates[draw % len(templates)].format(language.forms[form](content))
         return Caption(said, CODES.index(codes[which]), bool(heldout))
 
-    def fields(self, numbers: Sequence[int], indices: Sequence[int], contents: Sequence[Any], length: int) -> dict[str, np.ndarray]:
+    def fields(
+        self, numbers: Sequence[int], indices: Sequence[int], contents: Sequence[Any], length: int, tokenizer: text.Tokenizer
+    ) -> dict[str, np.ndarray]:
         """Fields of n rows: `text` int32 and `text_mask` bool [n, length], `language` int32 and `heldout` bool [n]."""
         chosen = [self.of(int(number), int(index), content) for number, index, content in zip(numbers, indices, contents)]
-        tokens = [text.encode(caption.text, length) for caption in chosen]
+        tokens = [tokenizer.encode(caption.text, length) for caption in chosen]
         return {
             "text": np.stack([ids for ids, _ in tokens]),
             "text_mask": np.stack([mask for _, mask in tokens]),
@@ -100,7 +102,12 @@ def features() -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def check(languages: tuple[str, ...], length: int, longest: Callable[[tuple[str, ...]], int]) -> None:
+def check(
+    languages: tuple[str, ...],
+    length: int,
+    tokenizer: text.Tokenizer,
+    longest: Callable[[tuple[str, ...], text.Tokenizer], int],
+) -> None:
     """Checks that the languages are known and that their longest caption fits into `length` tokens.
 
     Raises:
@@ -108,5 +115,6 @@ def check(languages: tuple[str, ...], length: int, longest: Callable[[tuple[str,
     """
     if not languages or not set(languages) <= set(CODES) or len(set(languages)) < len(languages):
         raise types.BadInput("source.languages", languages, f"one or more of {CODES}, each once")
-    if length < longest(languages):
-        raise types.BadInput("text_length", length, f"at least {longest(languages)}, which the longest caption takes")
+    needed = longest(languages, tokenizer)
+    if length < needed:
+        raise types.BadInput("text_length", length, f"at least {needed}, which the longest caption takes")

@@ -67,9 +67,9 @@ def of(split: str, seed: int, languages: tuple[str, ...]) -> captions.Captions:
     return captions.Captions(split, seed, {code: LANGUAGES[code] for code in languages}, DIGITS)
 
 
-def longest(languages: tuple[str, ...]) -> int:
+def longest(languages: tuple[str, ...], tokenizer: text.Tokenizer) -> int:
     """Tokens of the longest caption of these languages."""
-    return max(text.needed(caption) for caption in _every(languages))
+    return max(tokenizer.needed(caption) for caption in _every(languages))
 
 
 def fingerprint() -> str:

@@ -19,7 +19,7 @@ import upath
 from PIL import Image, ImageOps
 
 from jaxgen import types
-from jaxgen.data import fields, hashing, order, text
+from jaxgen.data import fields, hashing, order
 
 if TYPE_CHECKING:
     from jaxgen.data.pipeline import Data
@@ -188,7 +188,7 @@ class _Examples:
         nothing = (black, np.zeros(length, np.int32), np.zeros(length, np.bool_))
         whole = [index not in self._broken for index in indices]
         rows = [
-            (picture, *text.encode(self._captions[index], length)) if good else nothing
+            (picture, *self._data.tokenizer.encode(self._captions[index], length)) if good else nothing
             for index, picture, good in zip(indices, pictures, whole, strict=True)
         ]
         images, ids, masks = zip(*rows, strict=True)
@@ -260,7 +260,7 @@ class _Examples:
 
     def _name_cut(self) -> None:
         length = self._data.text_length
-        needed = [text.needed(caption) for caption in self._captions]
+        needed = [self._data.tokenizer.needed(caption) for caption in self._captions]
         cut = sum(tokens > length for tokens in needed)
         if cut:
             longest = int(np.argmax(needed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import jax
 
@@ -21,6 +22,7 @@ class Data:
       resolution: height and width of pictures, pixels.
       channels: 1 (grey) or 3 (red, green, blue).
       text_length: tokens of text, padded or cut to this.
+      tokens: what text is cut into: "bytes", or "words" of the source's captions, and bytes for what training never says.
       prefetch: batches that are prepared ahead of the step that uses them.
       broken_limit: share of examples that may be broken before the source is refused. Up to it they count as nothing
         (weight 0).
@@ -41,6 +43,7 @@ class Data:
     resolution: int = 8
     channels: int = 1
     text_length: int = 64
+    tokens: Literal["bytes", "words"] = "bytes"
     prefetch: int = 2
     broken_limit: float = 0.05
 
@@ -57,6 +60,8 @@ class Data:
             raise types.BadInput("channels", self.channels, "1 or 3")
         if self.text_length < text.SHORTEST:
             raise types.BadInput("text_length", self.text_length, f"at least {text.SHORTEST}")
+        if self.tokens == "words" and not hasattr(self.source, "words"):
+            raise types.BadInput("tokens", self.tokens, f"bytes: {type(self.source).__name__} has no list of words")
         if not 0 <= self.broken_limit < 1:
             raise types.BadInput("broken_limit", self.broken_limit, "a share in [0, 1)")
         self.features()
@@ -69,10 +74,15 @@ class Data:
         """
         return self.source.features(self)
 
+    @property
+    def tokenizer(self) -> text.Tokenizer:
+        """Text to ids and back, as `tokens` says."""
+        return text.Tokenizer(self.source.words()) if self.tokens == "words" else text.BYTES
+
     def id_counts(self) -> dict[str, int]:
         """For each field of integer ids, how many there are; a model's tables must have as many rows."""
         classes = getattr(self.source, "classes", None)
-        return {"text": text.VOCABULARY} | ({} if classes is None else {"label": classes})
+        return {"text": self.tokenizer.vocabulary} | ({} if classes is None else {"label": classes})
 
     def open(self, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Opens the source's "train" or "test" split.

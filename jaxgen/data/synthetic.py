@@ -46,7 +46,7 @@ class Synthetic:
             raise types.BadInput("source.count", self.count, "at least 1")
         if data.resolution < _SMALLEST:
             raise types.BadInput("resolution", data.resolution, f"at least {_SMALLEST}")
-        captions.check(self.languages, data.text_length, digit_captions.longest)
+        captions.check(self.languages, data.text_length, data.tokenizer, digit_captions.longest)
         return fields.common(data) | fields.label() | captions.features()
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:
@@ -78,7 +78,7 @@ class _Examples:
             "label": labels.astype(np.int32),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
-        } | self._captions.fields(numbers, indices, labels, self._data.text_length)
+        } | self._captions.fields(numbers, indices, labels, self._data.text_length, self._data.tokenizer)
 
     def _pictures(self, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """[n, R, R, C]: dark 32, bright 192, and noise of ±31 that is the same in all channels."""

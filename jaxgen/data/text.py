@@ -1,8 +1,14 @@
-"""Text as bytes: three special tokens and the 256 values of a byte. Every language fits and nothing is unknown."""
+"""Text as tokens: three special ones, the 256 values of a byte, and words of their own where there is a list of them.
+
+Every language fits and nothing is unknown: what is in no list is spelled in bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -10,50 +16,87 @@ PAD = 0
 BOS = 1
 EOS = 2
 FIRST_BYTE = 3
-VOCABULARY = FIRST_BYTE + 256
+FIRST_WORD = FIRST_BYTE + 256
 SHORTEST = 3
 """The smallest length that holds any text: beginning, one byte, end."""
 
+_UNIT = re.compile(" ?[A-Za-z]+|.", re.DOTALL)
+"""What can be a word: a run of Latin letters with the space before it, or any other character."""
 
-def encode(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids, int32 [length], and where they are not padding, bool [length].
 
-    Text that does not fit is cut after the last whole character that does; the end token is always there.
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Text to token ids and back.
 
-    Raises:
-      ValueError: `length` is under 3, or `text` has a lone surrogate, which UTF-8 cannot write.
+    Attributes:
+      words: units of text (`units`) that are one token each, without repetition; everything else is spelled in bytes.
     """
-    if length < SHORTEST:
-        raise ValueError(f"length: found {length}, needed at least {SHORTEST}")
-    content = text.encode()
-    end = length - 2
-    if len(content) > end:
-        # Bytes 10xxxxxx continue a character: step back to the byte that begins the one that is cut.
-        while end and content[end] & 0xC0 == 0x80:
-            end -= 1
-        content = content[:end]
-    ids = np.full(length, PAD, np.int32)
-    ids[0] = BOS
-    ids[1 : 1 + len(content)] = np.frombuffer(content, np.uint8).astype(np.int32) + FIRST_BYTE
-    ids[1 + len(content)] = EOS
-    return ids, np.arange(length) < len(content) + 2
+
+    words: tuple[str, ...] = ()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+        return FIRST_WORD + len(self.words)
+
+    def encode(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids, int32 [length], and where they are not padding, bool [length].
+
+        Text that does not fit is cut after the last whole word or character that does; the end token is always there.
+
+        Raises:
+          ValueError: `length` is under 3, or `text` has a lone surrogate, which UTF-8 cannot write.
+        """
+        if length < SHORTEST:
+            raise ValueError(f"length: found {length}, needed at least {SHORTEST}")
+        content: list[int] = []
+        for tokens in self._tokens(text):
+            if len(content) + len(tokens) > length - 2:
+                break
+            content += tokens
+        ids = np.full(length, PAD, np.int32)
+        ids[: len(content) + 2] = [BOS, *content, EOS]
+        return ids, np.arange(length) < len(content) + 2
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to the end token; inverse of `encode` for text that was not cut.
+
+        Takes what a network wrote as well: special tokens and ids outside the vocabulary are passed over, and bytes that
+        are not UTF-8 become U+FFFD.
+        """
+        content = bytearray()
+        for token in ids:
+            if token == EOS:
+                break
+            if FIRST_BYTE <= token < FIRST_WORD:
+                content.append(int(token) - FIRST_BYTE)
+            elif FIRST_WORD <= token < self.vocabulary:
+                content += self.words[int(token) - FIRST_WORD].encode()
+        return content.decode(errors="replace")
+
+    def needed(self, text: str) -> int:
+        """Number of tokens that hold the whole of `text`."""
+        return sum(map(len, self._tokens(text))) + 2
+
+    def _tokens(self, text: str) -> Iterator[list[int]]:
+        """The tokens of each word that is listed and of each character of the rest."""
+        numbers = _numbers(self.words)
+        for unit in units(text):
+            if unit in numbers:
+                yield [numbers[unit]]
+            else:
+                for character in unit:
+                    yield [FIRST_BYTE + byte for byte in character.encode()]
 
 
-def decode(ids: Iterable[int]) -> str:
-    """The text of token ids up to the end token; inverse of `encode` for text that was not cut.
-
-    Takes what a network wrote as well: special tokens and ids outside the vocabulary are passed over, and bytes that
-    are not UTF-8 become U+FFFD.
-    """
-    content = bytearray()
-    for token in ids:
-        if token == EOS:
-            break
-        if FIRST_BYTE <= token < VOCABULARY:
-            content.append(int(token) - FIRST_BYTE)
-    return content.decode(errors="replace")
+BYTES = Tokenizer()
 
 
-def needed(text: str) -> int:
-    """Number of tokens that hold the whole of `text`."""
-    return len(text.encode()) + 2
+def units(text: str) -> list[str]:
+    """The parts of a text that can be words; joined they are the text."""
+    return _UNIT.findall(text)
+
+
+@functools.cache
+def _numbers(words: tuple[str, ...]) -> dict[str, int]:
+    return {word: FIRST_WORD + i for i, word in enumerate(words)}

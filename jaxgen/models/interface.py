@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen import types
 from jaxgen.nn.mlp import ACTIVATIONS
+from jaxgen.nn.patches import joined, patches
 from jaxgen.nn.stack import REMAT
 
 
@@ -18,26 +19,23 @@ def image_tokens(x: jax.Array, patch: int, compute: Any) -> types.Tokens:
 
     Positions are (row, column) counted from the centre, so that resolutions agree in the middle.
     """
-    batch, height, width, channels = x.shape
+    batch, height, width, _ = x.shape
     rows, columns = height // patch, width // patch
-    x = x.reshape(batch, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    values = x.reshape(batch, rows * columns, patch * patch * channels).astype(compute)
     row = jnp.arange(rows, dtype=jnp.float32) - rows / 2
     column = jnp.arange(columns, dtype=jnp.float32) - columns / 2
     positions = jnp.stack(jnp.meshgrid(row, column, indexing="ij"), axis=-1).reshape(1, -1, 2)
     return types.Tokens(
-        values=values,
+        values=patches(x, patch).astype(compute),
         positions=jnp.broadcast_to(positions, (batch, rows * columns, 2)),
         segments=jnp.ones((batch, rows * columns), jnp.int32),
+        grid=(rows, columns),
     )
 
 
 def image(values: jax.Array, shape: Sequence[int], patch: int) -> jax.Array:
     """Token values [B, L, p·p·C] back to latents of `shape` [B, H, W, C], float32."""
-    batch, height, width, channels = shape
-    rows, columns = height // patch, width // patch
-    x = values.astype(jnp.float32).reshape(batch, rows, columns, patch, patch, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
+    _, height, width, _ = shape
+    return joined(values.astype(jnp.float32), (height // patch, width // patch), patch)
 
 
 def conditions(batch: types.Batch, streams: Sequence[str]) -> dict[str, types.Condition]:

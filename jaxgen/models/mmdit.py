@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.convolutional_edge import ConvolutionalEdge, ConvolutionalHead, ConvolutionalStem
 from jaxgen.nn.attention import Mask, attention
 from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
 from jaxgen.nn.linear import Linear
@@ -81,6 +82,7 @@ class MMDiT(nn.Module):
       vocabulary: number of text ids where the stream "text" holds ids; 0 where it holds features.
       text_features: channels of the text features where vocabulary is 0.
       text_length: S, the longest text.
+      edge: convolutions at a finer patch before and behind the blocks; None has linear maps there.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
@@ -96,6 +98,7 @@ class MMDiT(nn.Module):
     vocabulary: int = 259
     text_features: int = 0
     text_length: int = 64
+    edge: ConvolutionalEdge | None = None
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
     remat: str = "none"
@@ -107,6 +110,9 @@ class MMDiT(nn.Module):
         interface.validate_transformer(self)
         if self.head_dim % 4:
             raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
+        for name in ("width", "patch"):
+            if self.edge is not None and getattr(self, name) % self.edge.split:
+                raise types.BadInput(name, getattr(self, name), f"a multiple of edge.split={self.edge.split}")
         if (self.vocabulary > 0) == (self.text_features > 0):
             raise types.BadInput(
                 "vocabulary",
@@ -141,7 +147,6 @@ class MMDiT(nn.Module):
         embed = (("embed", self.width),)
         text = streams["text"]
 
-        x = Linear((("patch", values),), embed_out, scale, name="patches")(tokens.values)
         if self.vocabulary:
             y = NgramEmbedding(self.vocabulary, self.width, scale, name="text_ids")(interface.present(text), text.segments)
         else:
@@ -155,6 +160,12 @@ class MMDiT(nn.Module):
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
         c_text = c if c.shape[1] == 1 else segment_mean(c, tokens.segments, text.segments)[0]
 
+        if self.edge is None:
+            x = Linear((("patch", values),), embed_out, scale, name="patches")(tokens.values)
+        else:
+            ends = (self.edge, self.width, self.patch, self.channels, self.gates, scale)
+            x, skip = ConvolutionalStem(*ends, name="stem")(tokens, c.astype(dtype))
+
         y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places(text.segments))
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
@@ -167,6 +178,8 @@ class MMDiT(nn.Module):
             tokens.positions,
             {"image": tokens.segments, "text": text.segments},
         )
+        if self.edge is not None:
+            return ConvolutionalHead(*ends, name="head")(carry["image"], skip, c.astype(dtype), tokens)
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(carry["image"], c.astype(dtype))
 
 

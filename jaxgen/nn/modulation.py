@@ -21,19 +21,24 @@ class Gates(enum.StrEnum):
 
 
 class Modulation(nn.Module):
-    """SiLU and a linear map from the conditioning vector to `count` vectors of the model's width."""
+    """SiLU and a linear map from the conditioning vector to `count` vectors of width `width`.
+
+    Attributes:
+      condition: width of the conditioning vector where it is another than `width`.
+    """
 
     count: int
     width: int
     scale: mup.Scale
     gates: Gates = Gates.ZERO
+    condition: int | None = None
 
     @nn.compact
     def __call__(self, c: jax.Array) -> tuple[jax.Array, ...]:
-        """c [B, M, D] with M = 1 or L to `count` arrays [B, M, D]."""
+        """c [B, M, condition] with M = 1 or L to `count` arrays [B, M, width]."""
         std = 0.0 if self.gates == Gates.ZERO else None
         outputs = (("modulation", self.count), ("embed_out", self.width))
-        vectors = Linear((("embed", self.width),), outputs, self.scale, std=std, name="linear")(nn.silu(c))
+        vectors = Linear((("embed", self.condition or self.width),), outputs, self.scale, std=std, name="linear")(nn.silu(c))
         return tuple(vectors[:, :, i] for i in range(self.count))
 
 

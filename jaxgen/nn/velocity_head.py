@@ -15,16 +15,18 @@ class VelocityHead(nn.Module):
 
     Attributes:
       values: p·p·C, the size of a token of the result.
+      condition: width of the conditioning vector where it is another than `width`.
     """
 
     width: int
     values: int
     gates: Gates
     scale: mup.Scale
+    condition: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
-        """x [B, L, D] and c [B, 1 or L, D] to [B, L, values]."""
-        shift, scale = Modulation(2, self.width, self.scale, self.gates, name="modulation")(c)
+        """x [B, L, D] and c [B, 1 or L, condition] to [B, L, values]."""
+        shift, scale = Modulation(2, self.width, self.scale, self.gates, self.condition, name="modulation")(c)
         outputs = (("patch", self.values),)
         return Linear((("embed", self.width),), outputs, self.scale, kind="output", std=0.0, name="out")(modulate(x, shift, scale))

@@ -58,11 +58,16 @@ class AdamW:
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm is not None else optax.identity(),
             _scale(multipliers.epsilon, lambda factor: 1 / factor),
-            optax.scale_by_adam(self.b1, self.b2, self.epsilon),
+            self.direction(multipliers),
             _decay(self.weight_decay, multipliers.weight_decay),
             _scale(multipliers.learning_rate, lambda factor: factor),
             optax.scale_by_learning_rate(lambda count: self.rate(count, steps)),
         )
+
+    def direction(self, multipliers: mup.Multipliers) -> optax.GradientTransformation:
+        """From gradients to updates of one size, before decay and rates."""
+        del multipliers
+        return optax.scale_by_adam(self.b1, self.b2, self.epsilon)
 
     def rate(self, step: jax.Array, steps: int) -> jax.Array:
         """Learning rate at base width for the update numbered `step` (from 0) of `steps`; float32."""

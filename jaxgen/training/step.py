@@ -129,14 +129,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         params=layouts,
         ema={name: {decay: layouts[name] for decay in decays[name]} for name in layouts},
         optimizer={
-            name: optax.tree.map_params(
-                lambda params, rule=rules[name]: jax.eval_shape(rule.init, params),  # `init` itself would compile its counters
-                lambda _, layout: layout,
-                abstract.optimizer[name],
-                layouts[name],
-                transform_non_params=lambda _: everywhere,
-            )
-            for name in layouts
+            name: _as_parameters(abstract.optimizer[name], abstract.params[name], layouts[name], everywhere) for name in layouts
         },
         memory=jax.tree.map(lambda _: everywhere, abstract.memory),
     )
@@ -332,6 +325,18 @@ def _accumulate(part: Callable, memory: types.PyTree, batch: types.Batch, microb
     (memory, metrics, gradient), _ = jax.lax.scan(body, (memory, *zeros), split)
     weight = metrics["loss"].weight
     return memory, metrics, jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), gradient)
+
+
+def _as_parameters(tree: types.PyTree, params: types.PyTree, layout: types.PyTree, otherwise: Any) -> types.PyTree:
+    """Layouts of an optimizer's state: what lies at the end of its path and has the shape of a parameter lies as that does."""
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    known = {path: (leaf.shape, where) for (path, leaf), where in zip(flat, jax.tree.leaves(layout), strict=True)}
+
+    def of(path: tuple, leaf: jax.ShapeDtypeStruct) -> Any:
+        ends = (known[path[i:]] for i in range(len(path)) if path[i:] in known)
+        return next((where for shape, where in ends if shape == leaf.shape), otherwise)
+
+    return jax.tree_util.tree_map_with_path(of, tree)
 
 
 def _is_boxed(tree: types.PyTree) -> bool:

@@ -35,8 +35,8 @@ def test_a_caption_says_which_digit_and_whether_it_is_held_out():
 
 
 def test_every_caption_fits():
-    lengths = [text.needed(content) for heldout in (False, True) for content in wordings(BOTH, heldout)]
-    assert max(lengths) == digit_captions.longest(BOTH) <= 48
+    lengths = [text.BYTES.needed(content) for heldout in (False, True) for content in wordings(BOTH, heldout)]
+    assert max(lengths) == digit_captions.longest(BOTH, text.BYTES) <= 48
 
 
 def test_training_never_shows_a_held_out_wording_and_uses_all_others():
@@ -88,10 +88,10 @@ def test_testing_is_balanced_within_every_digit(languages):
 
 def test_fields_have_the_described_shapes_and_decode_to_the_captions():
     made = digit_captions.of("train", 0, BOTH)
-    fields = made.fields(range(8), range(8), range(8), 40)
+    fields = made.fields(range(8), range(8), range(8), 40, text.BYTES)
     for row in range(8):
         caption = made.of(row, row, row)
-        assert text.decode(fields["text"][row]) == caption.text
+        assert text.BYTES.decode(fields["text"][row]) == caption.text
         assert fields["language"][row] == caption.language and fields["heldout"][row] == caption.heldout
     for name, feature in captions.features().items():
         assert fields[name].dtype == feature.dtype and fields[name].shape == (8,)
@@ -106,5 +106,5 @@ def test_fields_have_the_described_shapes_and_decode_to_the_captions():
 ])  # fmt: skip
 def test_bad_options_are_refused(languages, length, option):
     with pytest.raises(types.BadInput) as complaint:
-        captions.check(languages, length, digit_captions.longest)
+        captions.check(languages, length, text.BYTES, digit_captions.longest)
     assert complaint.value.option == option

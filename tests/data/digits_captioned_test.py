@@ -79,11 +79,11 @@ def test_captions_say_the_label_and_testing_is_balanced(folder):
     examples, rows = everything(folder, "test")
     for ids, label, language in zip(rows["text"], rows["label"], rows["language"], strict=True):
         if language == 0:
-            found = [words[word] for word in text.decode(ids).rstrip("?").split() if word in words]
+            found = [words[word] for word in text.BYTES.decode(ids).rstrip("?").split() if word in words]
             assert found == [label]
         else:
             forms = ("0123456789", "〇一二三四五六七八九", "零壹贰叁肆伍陆柒捌玖")
-            assert any(form[label] in text.decode(ids) for form in forms)
+            assert any(form[label] in text.BYTES.decode(ids) for form in forms)
     cells = collections.Counter(zip(rows["label"], rows["language"], rows["heldout"], strict=True))
     assert len(cells) == 40 and min(cells.values()) >= 8 and max(cells.values()) <= 10
 

@@ -59,7 +59,7 @@ def test_rows_are_as_described_in_the_order_of_names(tmp_path, channels):
     for name, feature in features.items():
         assert rows[name].shape == (10, *feature.shape) and rows[name].dtype == feature.dtype, name
     numbers = [1, 3, 5, 7, 9, 0, 2, 4, 6, 8]
-    assert [text.decode(ids) for ids in rows["text"]] == [f"grey {10 + i}" for i in numbers]
+    assert [text.BYTES.decode(ids) for ids in rows["text"]] == [f"grey {10 + i}" for i in numbers]
     for image, i in zip(rows["image"], numbers, strict=True):
         assert (image == 10 + i).all()
     assert rows["weight"].all() and rows["index"].tolist() == list(range(10))
@@ -77,7 +77,7 @@ def test_splits_are_disjoint_and_adding_pictures_moves_none(tmp_path):
 
     def names():
         splits = [everything(tmp_path, split=split, test_share=0.3) for split in ("train", "test")]
-        return [{text.decode(ids) for ids in rows["text"]} for rows in splits]
+        return [{text.BYTES.decode(ids) for ids in rows["text"]} for rows in splits]
 
     train, test = names()
     assert not train & test and len(train | test) == 100 and 15 < len(test) < 45
@@ -144,7 +144,7 @@ def test_names_need_not_be_utf8(tmp_path):
     with open(stem + b".png", "wb") as picture, open(stem + b".txt", "wb") as caption:
         picture.write(png(np.full((8, 8), 7, np.uint8)))
         caption.write(b"seven")
-    assert text.decode(everything(tmp_path, broken_limit=0)["text"][0]) == "seven"
+    assert text.BYTES.decode(everything(tmp_path, broken_limit=0)["text"][0]) == "seven"
 
 
 def test_too_many_broken_examples_are_refused_by_name_and_share(tmp_path):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from jaxgen import types
-from jaxgen.data import pipeline
+from jaxgen.data import pipeline, text
+from jaxgen.data.scenes.source import Scenes
+from jaxgen.data.synthetic import Synthetic
 
 
 @pytest.mark.parametrize("option, value", [
@@ -43,3 +45,12 @@ def test_every_example_has_a_weight_and_an_index():
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="validation"):
         pipeline.Data().open("validation", 0, False)
+
+
+def test_words_are_tokens_where_the_source_lists_them():
+    said = pipeline.Data(source=Scenes(), resolution=32, channels=3, text_length=28, tokens="words")
+    assert said.tokenizer.words == Scenes().words()
+    assert said.id_counts()["text"] == said.tokenizer.vocabulary == text.FIRST_WORD + len(said.tokenizer.words)
+    with pytest.raises(types.BadInput) as complaint:
+        pipeline.Data(source=Synthetic(), tokens="words").validate()
+    assert complaint.value.option == "tokens"

@@ -61,8 +61,12 @@ class Scenes:
         if data.channels != 3:
             raise types.BadInput("channels", data.channels, "3: scenes are coloured")
         builders.check(self.directory)
-        captions.check(self.languages, data.text_length, wording.longest)
+        captions.check(self.languages, data.text_length, data.tokenizer, wording.longest)
         return fields.common(data) | captions.features()
+
+    def words(self) -> tuple[str, ...]:
+        """See `wording.words`."""
+        return wording.words(self.languages)
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> Examples:
         """Opens a split, building the data set first where it is not there yet.
@@ -99,7 +103,7 @@ class Examples:
             "image": np.stack([np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
-        } | self._captions.fields(numbers, indices, prompts, self._data.text_length)
+        } | self._captions.fields(numbers, indices, prompts, self._data.text_length, self._data.tokenizer)
 
     def prompts(self, indices: Sequence[int]) -> list[scene.Prompt]:
         """What the captions of these examples (the field `index`) ask for."""

@@ -90,11 +90,24 @@ def of(split: str, seed: int, languages: tuple[str, ...]) -> captions.Captions:
 
 
 @functools.cache
-def longest(languages: tuple[str, ...]) -> int:
+def words(languages: tuple[str, ...]) -> tuple[str, ...]:
+    """The units of text (`text.units`) of what training says in these languages, in order of their characters."""
+    found = set()
+    for language in (LANGUAGES[code] for code in languages):
+        for template in language.seen:
+            found.update(text.units(template.format("")))
+        for said in (form(each) for form in language.forms for each in _extremes()):
+            # At the start of a text, and after a word.
+            found.update(text.units(said) + text.units(f" {said}"))
+    return tuple(sorted(found))
+
+
+@functools.cache
+def longest(languages: tuple[str, ...], tokenizer: text.Tokenizer) -> int:
     """Tokens of the longest caption of these languages."""
     prompts = _extremes()
     return max(
-        text.needed(template.format(form(each)))
+        tokenizer.needed(template.format(form(each)))
         for language in (LANGUAGES[code] for code in languages)
         for template in language.seen + language.heldout
         for form in language.forms

@@ -47,7 +47,7 @@ def test_pictures_prompts_and_captions_belong_together(folder, split):
         language = wording.LANGUAGES[("en", "zh")[rows["language"][i]]]
         templates = language.heldout if rows["heldout"][i] else language.seen
         said = {template.format(form(prompts[i])) for template in templates for form in language.forms}
-        assert text.decode(rows["text"][i]) in said
+        assert text.BYTES.decode(rows["text"][i]) in said
 
 
 def test_training_shows_nothing_that_is_held_out(folder):

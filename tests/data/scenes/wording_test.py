@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from jaxgen.data import text
@@ -22,8 +23,8 @@ def test_prompts_that_differ_are_said_differently_and_fit(code):
     for prompt in PROMPTS:
         assert said[form(prompt)] == (prompt.groups, prompt.relation, prompt.texture)
     templates = wording.LANGUAGES[code].seen + wording.LANGUAGES[code].heldout
-    longest = max(text.needed(template.format(each)) for template in templates for each in said)
-    assert longest <= wording.longest((code,)) <= 64
+    longest = max(text.BYTES.needed(template.format(each)) for template in templates for each in said)
+    assert longest <= wording.longest((code,), text.BYTES) <= 64
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,20 @@ def test_prompts_that_differ_are_said_differently_and_fit(code):
 def test_examples(prompt, english, chinese):
     assert wording.english(prompt) == english
     assert wording.chinese(prompt) == chinese
+
+
+def test_training_is_said_in_words_alone_and_what_it_never_says_is_spelled():
+    tokenizer = text.Tokenizer(wording.words(("en", "zh")))
+    counts = {}
+    for language in wording.LANGUAGES.values():
+        for kept, templates in (("seen", language.seen), ("heldout", language.heldout)):
+            said = [template.format(form(prompt)) for template in templates for prompt in PROMPTS for form in language.forms]
+            ids = np.concatenate([np.extract(mask, found) for found, mask in (tokenizer.encode(each, 28) for each in said)])
+            counts.setdefault(kept, []).append(int(((ids >= text.FIRST_BYTE) & (ids < text.FIRST_WORD)).sum()))
+            assert all(tokenizer.decode(tokenizer.encode(each, 28)[0]) == each for each in said[:50])
+    assert counts["seen"] == [0, 0] and min(counts["heldout"]) > 0
+
+
+def test_words_are_those_of_the_languages_asked_for():
+    english, both = wording.words(("en",)), wording.words(("en", "zh"))
+    assert all(word.isascii() for word in english) and set(english) < set(both) and len(set(both)) == len(both)

@@ -1,0 +1,61 @@
+"""Convolutions over tokens that lie on a grid: the layer, and a residual block under a conditioning vector."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from jaxgen import mup
+from jaxgen.nn import norms
+from jaxgen.nn.linear import precision
+from jaxgen.nn.modulation import Gates, Modulation, modulate
+from jaxgen.parallel.sharding import constrain
+
+
+class Convolution(nn.Module):
+    """Convolution of 3 × 3 tokens with zeros around the grid; without a bias.
+
+    Attributes:
+      width: channels, in and out.
+      scale: μP multipliers of the model.
+    """
+
+    width: int
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """[B, rows·columns, C] in row-major order on a grid of (rows, columns) to the same shape, in the dtype of `x`."""
+        inputs = (("neighbour", 9), ("embed", self.width))
+        kernel = mup.param(self, "kernel", inputs=inputs, outputs=(("embed_out", self.width),), kind="dense")
+        y = jax.lax.conv_general_dilated(
+            x.reshape(x.shape[0], *grid, self.width),
+            kernel.reshape(3, 3, self.width, self.width).astype(x.dtype),
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision(x),
+        )
+        return y.reshape(x.shape)
+
+
+class ConvolutionBlock(nn.Module):
+    """Two convolutions, the first modulated and the sum gated by the conditioning vector: a ResNet block as diffusion U-Nets
+    have it (Dhariwal and Nichol, arXiv 2105.05233), with the modulation of DiT.
+
+    Attributes:
+      width: channels. condition: width of the conditioning vector.
+    """
+
+    width: int
+    condition: int
+    gates: Gates
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """x [B, L, C] on a grid of L tokens, c [B, 1 or L, D]; returns [B, L, C]."""
+        shift, scale, gate = Modulation(3, self.width, self.scale, self.gates, self.condition, name="modulation")(c)
+        hidden = Convolution(self.width, self.scale, name="in")(modulate(x, shift, scale), grid)
+        hidden = Convolution(self.width, self.scale, name="out")(nn.silu(norms.layer_norm(hidden)), grid)
+        return constrain(x + gate * hidden, "batch", "length", "activation_embed")
