@@ -38,7 +38,7 @@ AXES: dict[str, Axis] = {
     "kv": Axis("channels of one attention head", False),
     "mlp": Axis("hidden width of the feed-forward layer", True, ("tensor", "fsdp")),
     "qkv": Axis("query, key and value", False, stacked=True),
-    "modulation": Axis("shift, scale and gate stacked", False),
+    "modulation": Axis("shift, scale and gate", False),
     "patch": Axis("values of one patch", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),
     "vocabulary": Axis("rows of a lookup table", False, ("tensor",)),

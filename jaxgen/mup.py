@@ -135,7 +135,7 @@ class Parameter(nn.LogicallyPartitioned):
       names: axis name per dimension of the value (from Flax; a scan puts "layers" in front).
       kind: dense, embedding, gain, bias or output.
       group: μP class: input, hidden, output, vector or finite.
-      matrix: the axes of a map of tokens from width to width; None for other parameters.
+      matrix: the axes of a map from width to width, modulation aside; None for other parameters.
       learning_rate, weight_decay, epsilon: multipliers of the optimizer's settings; weight_decay is 0 for gains and biases.
     """
 

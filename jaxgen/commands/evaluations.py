@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A run as it is evaluated: what it is, which checkpoint, and the real pictures of its data."""
+    """A run as it is evaluated: what it is, which checkpoint, the real pictures of its data, and those whose captions are drawn, in
+    the tokens of this run."""
 
     folder: run.Run
     experiment: experiments.Experiment
     item: str
     step: int
     test: real.Split
+    rows: dict[str, np.ndarray]
 
 
 class Session:
@@ -69,9 +71,9 @@ class Session:
         for folder, experiment in runs:
             item = session.sampled_item(experiment, session.generator_player(experiment))
             step = self._checkpoint(folder, experiment, item)
-            self.subjects.append(Subject(folder, experiment, item, step, self._read(experiment, "test")))
+            test = self._read(experiment, "test")
+            self.subjects.append(Subject(folder, experiment, item, step, test, self.evaluation.wanted(test)))
         self._check_comparable()
-        self.rows = self.evaluation.wanted(self.subjects[0].test)
         self.evaluation.target(self.subjects[0].test)
 
     def run(self, comparison: upath.UPath | None = None) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ class Session:
             images, finite = self._draw(subject)
             log.info("%s: scoring %d samples", subject.folder.root, len(images))
             train = self._read(subject.experiment, "train", self.evaluation.train_images)
-            scores = evaluations.score(self.evaluation, images, finite, self.rows, train, subject.test, subject.experiment.data)
+            scores = evaluations.score(self.evaluation, images, finite, subject.rows, train, subject.test, subject.experiment.data)
             figures = self._about(subject) | scores.figures
             folder = subject.folder.evaluation
             run.write_whole(folder / "metrics.json", _json(figures))
@@ -116,7 +118,7 @@ class Session:
 
     def _read(self, experiment: experiments.Experiment, split: str, limit: int | None = None) -> real.Split:
         data = experiment.data
-        key = repr((split, limit, data.source, data.resolution, data.channels, data.text_length))
+        key = repr((split, limit, data.source, data.resolution, data.channels, data.text_length, data.tokens))
         if key not in self._splits:
             self._splits[key] = real.read(data, split, limit)
         return self._splits[key]
@@ -130,7 +132,8 @@ class Session:
                 raise types.BadInput("run", found, needed)
 
     def _draw(self, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-        experiment, count = subject.experiment, len(self.rows["index"])
+        experiment, rows = subject.experiment, subject.rows
+        count = len(rows["index"])
 
         def drawing(places: np.ndarray):
             with jax.set_mesh(self.mesh):
@@ -138,12 +141,13 @@ class Session:
             with checkpoint.Checkpoints(subject.folder) as checkpoints:
                 params = checkpoints.restore(subject.step, target)[subject.item]
             generator = Generator(experiment, self.mesh, self.seed)
-            fields = {name: values[places] for name, values in generator.conditions(self.rows).items()}
+            fields = {name: values[places] for name, values in generator.conditions(rows).items()}
             yield from generator.images(params, fields, places)
 
         # Everything that a sample depends on, so that no stale one is taken for it.
         saved = manifest.recorded(subject.folder.checkpoints / str(subject.step))
         weights = sorted((name, entry.checksum) for name, entry in saved.items() if name.startswith(f"{subject.item}/"))
+        asked = [rows[name].tobytes() for stream in experiment.model.streams for name in (stream, f"{stream}_mask") if name in rows]
         parts = (experiment.model, experiment.sampler, experiment.autoencoder, experiment.precision)
         facts = (
             [experiments.dump(part) for part in parts],
@@ -152,6 +156,7 @@ class Session:
             subject.test.fingerprint,
             subject.test.images.shape,
             count,
+            zlib.crc32(b"".join(asked)),
         )
         name = f"samples-{subject.step:08d}-{zlib.crc32(repr(facts).encode()):08x}.npz"
         return sample_store.draw(subject.folder.evaluation / name, count, experiment.sampler.images_per_device, drawing)
@@ -165,7 +170,7 @@ class Session:
             "step": subject.step,
             "weights": subject.item,
             "seed": self.seed,
-            "samples": len(self.rows["index"]),
+            "samples": len(subject.rows["index"]),
             "features": type(self.evaluation.features).__name__,
             "judge": type(judge).__name__ if judge else None,
             "reference": self.evaluation.reference or "test pictures",
@@ -180,8 +185,8 @@ class Session:
             name=subject.folder.root.name,
             metrics=figures,
             images=images,
-            captions=captions_of(subject.experiment, self.rows),
-            real=self.rows["image"],
+            captions=captions_of(subject.experiment, subject.rows),
+            real=subject.rows["image"],
             neighbours=scores.neighbours,
             distances=scores.distances,
             curves=logs.MetricsLog(subject.folder).rows(),

@@ -105,16 +105,19 @@ def features() -> dict[str, jax.ShapeDtypeStruct]:
 def check(
     languages: tuple[str, ...],
     length: int,
-    tokenizer: text.Tokenizer,
+    tokenizer: Callable[[], text.Tokenizer],
     longest: Callable[[tuple[str, ...], text.Tokenizer], int],
 ) -> None:
     """Checks that the languages are known and that their longest caption fits into `length` tokens.
+
+    Args:
+      tokenizer: makes it; called once the languages are known to exist, as its words are theirs.
 
     Raises:
       BadInput: `source.languages` or `text_length`, named relative to the data configuration.
     """
     if not languages or not set(languages) <= set(CODES) or len(set(languages)) < len(languages):
         raise types.BadInput("source.languages", languages, f"one or more of {CODES}, each once")
-    needed = longest(languages, tokenizer)
+    needed = longest(languages, tokenizer())
     if length < needed:
         raise types.BadInput("text_length", length, f"at least {needed}, which the longest caption takes")

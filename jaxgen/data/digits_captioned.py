@@ -57,7 +57,7 @@ class DigitsCaptioned:
         if data.resolution < SIDE or data.resolution % SIDE:
             raise types.BadInput("resolution", data.resolution, f"a multiple of {SIDE}, the size of the pictures")
         builders.check(self.directory)
-        captions.check(self.languages, data.text_length, data.tokenizer, digit_captions.longest)
+        captions.check(self.languages, data.text_length, lambda: data.tokenizer, digit_captions.longest)
         return fields.common(data) | fields.label() | captions.features()
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:

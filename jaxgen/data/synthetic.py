@@ -46,7 +46,7 @@ class Synthetic:
             raise types.BadInput("source.count", self.count, "at least 1")
         if data.resolution < _SMALLEST:
             raise types.BadInput("resolution", data.resolution, f"at least {_SMALLEST}")
-        captions.check(self.languages, data.text_length, data.tokenizer, digit_captions.longest)
+        captions.check(self.languages, data.text_length, lambda: data.tokenizer, digit_captions.longest)
         return fields.common(data) | fields.label() | captions.features()
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:

@@ -1,8 +1,8 @@
-"""Convolutions where pictures enter and leave a transformer: few tokens to attend over, and sharp edges all the same.
+"""Convolutions where pictures enter and leave a transformer: few tokens to attend over, and crisp shapes all the same.
 
 Patches are cut finer than tokens, convolved, and merged into tokens; behind the transformer tokens are split again, added to what
 went in, and convolved to the velocity: the outer level of a U-Net whose inner level is the transformer (Hoogeboom et al., simple
-diffusion, arXiv 2301.11093, §2.3). Convolutions see how neighbouring pixels hang together from the first steps on, so a small
+diffusion, arXiv 2301.11093). Convolutions see how neighbouring pixels hang together from the first steps on, so a small
 model learns shapes from a fraction of the examples that attention over patches takes.
 """
 
@@ -67,7 +67,7 @@ class ConvolutionalStem(nn.Module):
         x = patches(joined(tokens.values, tokens.grid, self.patch), side)
         inputs = (("patch", side * side * self.channels),)
         x = Linear(inputs, (("embed_out", fine),), self.scale, name="patches")(x)
-        c = _spread(c, tokens, split)
+        c = _for_finer(c, tokens, split)
         for i in range(self.edge.before):
             x = ConvolutionBlock(fine, self.width, self.gates, self.scale, name=f"block_{i}")(x, c, grid)
         inner = patches(x.reshape(x.shape[0], *grid, fine), split).reshape(x.shape[0], -1, split * split, fine)
@@ -92,8 +92,8 @@ class ConvolutionalHead(nn.Module):
         side = self.patch // split
         outputs = (("neighbour", split * split), ("embed_out", fine))
         x = Linear((("embed", self.width),), outputs, self.scale, name="split")(norms.layer_norm(x))
-        x = skip + joined(x.reshape(*x.shape[:2], -1), tokens.grid, split).reshape(skip.shape)
-        c = _spread(c, tokens, split)
+        x = skip + joined(x.reshape(*x.shape[:2], -1), tokens.grid, split).reshape(x.shape[0], -1, fine)
+        c = _for_finer(c, tokens, split)
         for i in range(self.edge.after):
             x = ConvolutionBlock(fine, self.width, self.gates, self.scale, name=f"block_{i}")(x, c, grid)
         values = side * side * self.channels
@@ -108,7 +108,7 @@ def _finer(tokens: types.Tokens, split: int) -> tuple[int, int]:
     return tokens.grid[0] * split, tokens.grid[1] * split
 
 
-def _spread(c: jax.Array, tokens: types.Tokens, split: int) -> jax.Array:
+def _for_finer(c: jax.Array, tokens: types.Tokens, split: int) -> jax.Array:
     """A conditioning vector for each token as one for each finer patch; one for all stays one."""
     if c.shape[1] == 1:
         return c

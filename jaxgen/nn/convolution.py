@@ -40,8 +40,8 @@ class Convolution(nn.Module):
 
 
 class ConvolutionBlock(nn.Module):
-    """Two convolutions, the first modulated and the sum gated by the conditioning vector: a ResNet block as diffusion U-Nets
-    have it (Dhariwal and Nichol, arXiv 2105.05233), with the modulation of DiT.
+    """Two convolutions, the first modulated and the sum gated by the conditioning vector: the ResNet block of diffusion
+    U-Nets (Dhariwal and Nichol, arXiv 2105.05233) in a variant with the modulation and gate of a DiT block.
 
     Attributes:
       width: channels. condition: width of the conditioning vector.

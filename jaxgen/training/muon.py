@@ -16,14 +16,14 @@ from jaxgen.training.optimizer import AdamW
 
 @dataclasses.dataclass(frozen=True)
 class Muon(AdamW):
-    """Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982) for parameters that map tokens from width to width, each
-    matrix of a stack by itself (layers; query, key and value); AdamW with the other options for the rest.
+    """Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982) for parameters that map width to width, each matrix of a
+    stack by itself (layers; query, key and value); AdamW with the other options for the rest, modulation included.
 
     The update of a matrix has singular values near √(outputs / inputs), the change that keeps features of one size at every width
     (Yang et al., arXiv 2310.17813), so its rate needs no μP factor.
 
     Attributes:
-      matrix_rate: rate of the matrices as a multiple of `learning_rate`.
+      matrix_rate: rate of the matrices, and so of their decay, as a multiple of `learning_rate`.
       momentum: decay of their momentum, which is Nesterov's.
     """
 
@@ -67,8 +67,7 @@ class Muon(AdamW):
 def _dimensions(leaf: Any, matrix: mup.Matrix | None) -> Any:
     if _is_masked(leaf) or matrix is None:
         return leaf
-    inputs, outputs = (tuple(axis % leaf.ndim for axis in group) for group in (matrix.inputs, matrix.outputs))
-    return MuonDimensionNumbers(reduction_axis=inputs, output_axis=outputs)
+    return MuonDimensionNumbers(reduction_axis=matrix.inputs, output_axis=matrix.outputs)
 
 
 def _gain(update: jax.Array, matrix: mup.Matrix) -> float:

@@ -106,5 +106,5 @@ def test_fields_have_the_described_shapes_and_decode_to_the_captions():
 ])  # fmt: skip
 def test_bad_options_are_refused(languages, length, option):
     with pytest.raises(types.BadInput) as complaint:
-        captions.check(languages, length, text.BYTES, digit_captions.longest)
+        captions.check(languages, length, lambda: text.BYTES, digit_captions.longest)
     assert complaint.value.option == option

@@ -75,6 +75,57 @@ def test_without_blocks_and_transformer_a_fine_patch_is_mapped_by_itself():
     np.testing.assert_array_equal(moved, expected)
 
 
+GRID = (2, 3)
+ENDS = (8, 4, 3, Gates.RANDOM, SCALE)
+
+
+def random_parameters(boxed):
+    return jax.tree.map(lambda box: draw(*box.value.shape), boxed, is_leaf=mup.is_parameter)
+
+
+def stem(before, picture, c):
+    module = ConvolutionalStem(ConvolutionalEdge(2, before, 0), *ENDS)
+    tokens = [interface.image_tokens(x, 4, jnp.float32) for x in picture]
+    params = random_parameters(module.init(jax.random.key(0), tokens[0], c[0]))
+    return [module.apply(params, each, vector) for each, vector in zip(tokens, c, strict=True)]
+
+
+def moved(pair, grid):
+    return np.abs(pair[1] - pair[0])[0].max(axis=-1).reshape(grid) > 1e-5
+
+
+def test_a_pixel_goes_into_the_token_that_it_lies_in():
+    x, c = draw(1, 8, 12, 3), draw(1, 1, 8)
+    (one, _), (other, _) = stem(0, [x, x.at[0, 5, 9].add(1.0)], [c, c])
+    expected = np.zeros(GRID, bool)
+    expected[1, 2] = True
+    np.testing.assert_array_equal(moved((one, other), GRID), expected)
+
+
+def test_a_token_comes_out_in_the_pixels_that_it_covers():
+    module = ConvolutionalHead(ConvolutionalEdge(2, 0, 0), *ENDS)
+    x, skip, c = draw(1, 6, 8), draw(1, 24, 4), draw(1, 1, 8)
+    tokens = interface.image_tokens(jnp.zeros((1, 8, 12, 3)), 4, jnp.float32)
+    params = random_parameters(module.init(jax.random.key(0), x, skip, c, tokens))
+    pair = [interface.image(module.apply(params, each, skip, c, tokens), (1, 8, 12, 3), 4) for each in (x, x.at[0, 1].add(draw(8)))]
+    expected = np.zeros((8, 12), bool)
+    expected[:4, 4:8] = True
+    np.testing.assert_array_equal(moved(pair, (8, 12)), expected)
+
+
+def test_the_vector_of_one_token_modulates_its_own_patches():
+    x, c = draw(1, 8, 12, 3), draw(1, 6, 8)
+    (_, one), (_, other) = stem(1, [x, x], [c, c.at[0, 4].add(draw(8))])
+    expected = np.zeros((4, 6), bool)
+    # Token 4 has rows 2 and 3, columns 2 and 3 of the finer patches; two convolutions reach two farther.
+    expected[0:4, 0:6] = True
+    np.testing.assert_array_equal(moved((one, other), (4, 6)), expected)
+    # A token at the corner does not reach everything.
+    (_, one), (_, other) = stem(1, [x, x], [c, c.at[0, 2].add(draw(8))])
+    expected[:, :2] = False
+    np.testing.assert_array_equal(moved((one, other), (4, 6)), expected)
+
+
 def test_a_time_for_each_token_acts_as_one_time_for_the_picture_where_all_are_equal():
     module = model()
     tokens = interface.image_tokens(draw(2, 8, 16, 3), 4, jnp.float32)

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ AXES = {
     "vector": ((), (("embed_out", 16),)),
 }
 KINDS = {"vector": "gain"}
-MATRICES = ("hidden", "stacked", "merged")
+MATRICES = ("hidden", "stacked", "merged", "scanned")
 
 
 def boxes():
@@ -29,6 +30,9 @@ def boxes():
         shape = tuple(axis[1] for axis in (*inputs, *outputs))
         box = mup.describe(SCALE, name, inputs, outputs, KINDS.get(name, "dense"))
         found[name] = box.replace(value=jax.ShapeDtypeStruct(shape, jnp.float32))
+    # As a scan over two layers leaves a parameter.
+    found["scanned"] = found["hidden"].add_axis(0, {nn.PARTITION_NAME: "layers"})
+    found["scanned"] = found["scanned"].replace(value=jax.ShapeDtypeStruct((2, 16, 64), jnp.float32))
     return found
 
 
@@ -46,6 +50,8 @@ def matrices(name, value):
     """The update as matrices [stack, inputs, outputs]."""
     if name == "stacked":
         return np.moveaxis(np.asarray(value).reshape(16, 3, 16), 1, 0)
+    if name == "scanned":
+        return np.asarray(value)
     return np.asarray(value).reshape(1, -1, value.shape[-1])
 
 
@@ -61,8 +67,11 @@ def test_every_singular_value_of_a_matrix_is_near_the_root_of_outputs_over_input
 def test_matrices_side_by_side_are_made_orthogonal_each_by_itself():
     given = gradients()
     changed = given | {"stacked": given["stacked"].at[:, 1].multiply(1000.0).at[:, 2].multiply(-3.0)}
+    changed["scanned"] = given["scanned"].at[1].multiply(1000.0)
     optimizer = Muon(clip_norm=None)
-    a, b = (first_update(optimizer, g)["stacked"] for g in (given, changed))
+    before, after = (first_update(optimizer, g) for g in (given, changed))
+    np.testing.assert_allclose(after["scanned"], before["scanned"], rtol=1e-4, atol=1e-6)
+    a, b = before["stacked"], after["stacked"]
     np.testing.assert_allclose(b[:, :2], a[:, :2], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(b[:, 2], -a[:, 2], rtol=1e-4, atol=1e-6)
 
@@ -70,7 +79,7 @@ def test_matrices_side_by_side_are_made_orthogonal_each_by_itself():
 def test_everything_else_is_updated_as_adamw_does():
     options = {"learning_rate": 0.01, "weight_decay": 0.1, "clip_norm": 1.0}
     ours, theirs = first_update(Muon(**options), gradients()), first_update(AdamW(**options), gradients())
-    for name in AXES:
+    for name in boxes():
         same = bool(jnp.array_equal(ours[name], theirs[name]))
         assert same == (name not in MATRICES), name
 

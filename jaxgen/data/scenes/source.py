@@ -61,7 +61,7 @@ class Scenes:
         if data.channels != 3:
             raise types.BadInput("channels", data.channels, "3: scenes are coloured")
         builders.check(self.directory)
-        captions.check(self.languages, data.text_length, data.tokenizer, wording.longest)
+        captions.check(self.languages, data.text_length, lambda: data.tokenizer, wording.longest)
         return fields.common(data) | captions.features()
 
     def words(self) -> tuple[str, ...]:

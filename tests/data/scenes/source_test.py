@@ -77,6 +77,7 @@ def test_fingerprints_tell_splits_and_resolutions_apart(folder):
     ({"channels": 1}, {}, "channels"),
     ({"text_length": 40}, {}, "text_length"),
     ({}, {"languages": ("de",)}, "source.languages"),
+    ({"tokens": "words"}, {"languages": ("de",)}, "source.languages"),
     ({}, {"directory": "gs://bucket"}, "source.directory"),
 ])  # fmt: skip
 def test_bad_options_are_refused(options, source_options, option):
