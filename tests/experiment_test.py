@@ -326,7 +326,7 @@ def test_an_unknown_name_is_refused_with_the_right_one(text, suggested):
         ("model=none", "package.module:Class"),
         ("data.source=jaxgen.data.synthetic:Nothing", "an existing class"),
         ("data.source=jaxgen.nowhere:Nothing", "an existing class"),
-        ("data.source=jaxgen.data.text:encode", "a dataclass"),
+        ("data.source=jaxgen.data.text:units", "a dataclass"),
         ("sampler=jaxgen.nn.linear:Linear", "no default"),
         ("data.source=jaxgen.samplers.steppers:Euler", "a Source"),
         ("sampler.stepper=jaxgen.samplers.time_grids:Uniform", "a Stepper"),
@@ -398,7 +398,7 @@ def test_a_trusted_class_is_built(tmp_path, monkeypatch):
     assert (type(made).__name__, made.size) == ("Thing", 3)
 
 
-@pytest.mark.parametrize("named", ["jaxgen.data.text:encode", "jaxgen.nn.modulation:Gates", "jaxgen.experiment:json"])
+@pytest.mark.parametrize("named", ["jaxgen.data.text:units", "jaxgen.nn.modulation:Gates", "jaxgen.experiment:json"])
 def test_what_is_no_dataclass_is_not_built(named):
     assert refused(experiments.rebuild, {"class": named}).needed == "a dataclass"
 
