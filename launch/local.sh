@@ -53,6 +53,4 @@ if [ "${1:-}" = test ]; then
   cd "$root"
   exec "$venv/bin/python" -m pytest -n 2 "$@"
 fi
-# What is not a product of matrices runs on one core of a device. Two devices, where there are two cores, train 1.2 times as fast.
-if [ "$extra" = cpu ] && [ "$(getconf _NPROCESSORS_ONLN)" -gt 1 ]; then export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}; fi
 exec "$venv/bin/jaxgen" "$@"
