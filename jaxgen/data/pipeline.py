@@ -22,8 +22,8 @@ class Data:
       resolution: height and width of pictures, pixels.
       channels: 1 (grey) or 3 (red, green, blue).
       text_length: tokens of text, padded or cut to this.
-      tokens: what text is cut into: "bytes", or "words" of the source's captions. A word that training
-        never says is spelled in bytes, of which a network has then seen none: it can but learn to pass over what it does not know.
+      tokens: what text is cut into: "bytes", or "words" of the source's training captions; other words are spelled in bytes, which
+        a network trained on words has never seen.
       prefetch: batches that are prepared ahead of the step that uses them.
       broken_limit: share of examples that may be broken before the source is refused. Up to it they count as nothing
         (weight 0).

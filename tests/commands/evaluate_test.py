@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from jaxgen import cli
+from jaxgen.data.scenes import source
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
+SCENES = str(pathlib.Path(__file__).parents[2] / "configs" / "scenes.py:tiny")
 TRAINING = ["training.steps=4", "training.checkpoint_every=4", "sampler.images_per_device=4", "sampler.steps=2", "evaluation=none"]
 EVALUATION = [
     "evaluation=jaxgen.evaluation.evaluation:Evaluation", "evaluation.judge=digits", "evaluation.samples=80",
@@ -123,6 +125,21 @@ def test_runs_side_by_side(evaluated, tmp_path):
     assert json.loads(written.read_text()) == {str(first): one, str(second): other}
     page = report.read_text()
     assert "optimizer.learning_rate" in page and "first" in page and "second" in page
+
+
+def test_each_run_is_drawn_from_captions_in_its_own_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "EXAMPLES", {"train": 64, "test": 96})
+    scenes = ["training.steps=2", "training.checkpoint_every=2", "sampler.steps=2", f"data.source.directory={tmp_path / 'tfds'}"]
+    spelled = ["data.tokens=bytes", "data.text_length=64", "model.text_length=64"]
+    asked = sets(["evaluation=jaxgen.evaluation.evaluation:Evaluation", "evaluation.samples=48", "evaluation.resamples=3"])
+    first, second = tmp_path / "bytes", tmp_path / "words"
+    assert cli.main(["train", SCENES, "--run", str(first), *sets([*scenes, *spelled])]) == 0
+    assert cli.main(["train", SCENES, "--run", str(second), *sets(scenes)]) == 0
+    assert cli.main(["evaluate", str(second), *asked]) == 0
+    alone = figures(second)
+    shutil.rmtree(second / "evaluation")
+    assert cli.main(["evaluate", str(first), str(second), *asked]) == 0
+    assert figures(second) == alone
 
 
 def test_published_statistics_take_the_place_of_test_pictures(evaluated, tmp_path):
