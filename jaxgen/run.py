@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import uuid
 
 from upath import UPath
@@ -16,6 +17,8 @@ from upath import UPath
 from jaxgen import types
 
 _OPTION = "run"
+# The other name under which `write_whole` writes on a local disk.
+_BEING_WRITTEN = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 
 
 class Run:
@@ -128,6 +131,12 @@ class Run:
 def is_local(path: UPath) -> bool:
     """True for a path on a disk of this machine, or mounted like one."""
     return isinstance(path, pathlib.Path)
+
+
+def being_written(name: str) -> str | None:
+    """Of a file of this name, which `write_whole` is writing (or was when it was killed): its name to be; None for any other."""
+    match = _BEING_WRITTEN.fullmatch(name)
+    return match[1] if match else None
 
 
 def write_whole(path: UPath, data: bytes) -> None:

@@ -154,11 +154,12 @@ def difference(name: str, found: Entry, needed: Entry) -> str | None:
 
 
 def _sizes(folder: UPath) -> dict[str, int]:
-    """Bytes of each file below `folder`, manifests aside, by path below it."""
+    """Bytes of each file below `folder`, manifests aside, finished or not, by path below it."""
     _forget_listings(folder)
     root = folder.path.rstrip("/") + "/"
     found = {path.removeprefix(root): facts["size"] for path, facts in folder.fs.find(folder.path, detail=True).items()}
-    return {name: size for name, size in found.items() if not _NAME.fullmatch(name)}
+    # Another process may be writing its manifest at this moment.
+    return {name: size for name, size in found.items() if not _NAME.fullmatch(run.being_written(name) or name)}
 
 
 def _read(folder: UPath) -> tuple[dict[str, Entry], list[str]]:

@@ -1,3 +1,4 @@
+import os
 import random
 
 import pytest
@@ -27,6 +28,27 @@ def test_what_was_written_verifies(folder):
     assert manifest.verify(folder) == []
     assert manifest.complete(folder)
     assert set(manifest.recorded(folder)) == {"params/d/a", "params/d/b", "optimizer/d/c", "about", "empty"}
+
+
+def test_a_manifest_that_another_process_is_writing_is_no_file_of_the_checkpoint(tmp_path, monkeypatch):
+    folder = UPath(tmp_path / "step")
+    folder.mkdir()
+    for name in "abcde":
+        (folder / name).write_bytes(name.encode())
+    replace = os.replace
+    seen = []
+
+    def other_process_lists_before_the_rename(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        seen.append({path.name for path in folder.iterdir()} - set("abcde"))
+        manifest.write(folder, 1, 2)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", other_process_lists_before_the_rename)
+    manifest.write(folder, 0, 2)
+    assert len(seen) == 1 and len(seen[0]) == 1, "the first manifest was not half-written when the second was made"
+    assert manifest.verify(folder) == []
+    assert set(manifest.recorded(folder)) == set("abcde")
 
 
 @pytest.mark.parametrize("name", ["params/d/a", "params/d/b", "optimizer/d/c", "about"])
