@@ -8,14 +8,17 @@ example's index, so that languages, forms and held-out wordings are balanced wit
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from jaxgen import types
 from jaxgen.data import hashing, text
+
+if TYPE_CHECKING:
+    from jaxgen.data.pipeline import Data
 
 CODES = ("en", "zh")
 """English and Chinese; the field `language` is the place in this table."""
@@ -80,18 +83,25 @@ class Captions:
         said = templates[draw % len(templates)].format(language.forms[form](content))
         return Caption(said, CODES.index(codes[which]), bool(heldout))
 
-    def fields(
-        self, numbers: Sequence[int], indices: Sequence[int], contents: Sequence[Any], length: int, tokenizer: text.Tokenizer
-    ) -> dict[str, np.ndarray]:
+    def fields(self, numbers: Sequence[int], indices: Sequence[int], contents: Sequence[Any], data: Data) -> dict[str, np.ndarray]:
         """Fields of n rows: `text` int32 and `text_mask` bool [n, length], `language` int32 and `heldout` bool [n]."""
         chosen = [self.of(int(number), int(index), content) for number, index, content in zip(numbers, indices, contents)]
-        tokens = [tokenizer.encode(caption.text, length) for caption in chosen]
+        tokenizer, length = data.tokenizer, data.text_length
+        tokens = [tokenizer.encode(one.text, length, self._spelled(int(n), data)) for n, one in zip(numbers, chosen)]
         return {
             "text": np.stack([ids for ids, _ in tokens]),
             "text_mask": np.stack([mask for _, mask in tokens]),
             "language": np.array([caption.language for caption in chosen], np.int32),
             "heldout": np.array([caption.heldout for caption in chosen], np.bool_),
         }
+
+
+    def _spelled(self, number: int, data: Data) -> Container[int]:
+        """Which units of row `number`'s caption are spelled in bytes; each unit of a training row is with the same probability."""
+        if self.split == "test" or not data.spelled:
+            return ()
+        drawn = hashing.draws(self.seed, f"spelled {number}", np.arange(data.text_length)) >> np.uint64(11)
+        return set(np.flatnonzero(drawn / 2.0**53 < data.spelled).tolist())
 
 
 def features() -> dict[str, jax.ShapeDtypeStruct]:

@@ -101,7 +101,7 @@ class _Examples:
             "label": labels,
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
-        } | self._captions.fields(numbers, indices, labels, self._data.text_length, self._data.tokenizer)
+        } | self._captions.fields(numbers, indices, labels, self._data)
 
 
 @functools.cache

@@ -22,8 +22,10 @@ class Data:
       resolution: height and width of pictures, pixels.
       channels: 1 (grey) or 3 (red, green, blue).
       text_length: tokens of text, padded or cut to this.
-      tokens: what text is cut into: "bytes", or "words" of the source's training captions; other words are spelled in bytes, which
-        a network trained on words has never seen.
+      tokens: what text is cut into: "bytes", or "words" of the source's training captions; other words are spelled in bytes.
+      spelled: share of the listed words that training spells in bytes all the same, drawn anew for each row. Without any, bytes are
+        strangers to a network trained on words, and so is every word outside of the list (BPE-dropout, Provilkov et al., arXiv
+        1910.13267, is the same idea).
       prefetch: batches that are prepared ahead of the step that uses them.
       broken_limit: share of examples that may be broken before the source is refused. Up to it they count as nothing
         (weight 0).
@@ -45,6 +47,7 @@ class Data:
     channels: int = 1
     text_length: int = 64
     tokens: Literal["bytes", "words"] = "bytes"
+    spelled: float = 0.0
     prefetch: int = 2
     broken_limit: float = 0.05
 
@@ -63,6 +66,10 @@ class Data:
             raise types.BadInput("text_length", self.text_length, f"at least {text.SHORTEST}")
         if self.tokens == "words" and not hasattr(self.source, "words"):
             raise types.BadInput("tokens", self.tokens, f"bytes: {type(self.source).__name__} has no list of words")
+        if not 0 <= self.spelled < 1:
+            raise types.BadInput("spelled", self.spelled, "a share in [0, 1)")
+        if self.spelled and self.tokens != "words":
+            raise types.BadInput("spelled", self.spelled, f"0 where tokens={self.tokens!r}: all is spelled in bytes anyway")
         if not 0 <= self.broken_limit < 1:
             raise types.BadInput("broken_limit", self.broken_limit, "a share in [0, 1)")
         self.features()

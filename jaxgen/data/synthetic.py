@@ -78,7 +78,7 @@ class _Examples:
             "label": labels.astype(np.int32),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
-        } | self._captions.fields(numbers, indices, labels, self._data.text_length, self._data.tokenizer)
+        } | self._captions.fields(numbers, indices, labels, self._data)
 
     def _pictures(self, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """[n, R, R, C]: dark 32, bright 192, and noise of ±31 that is the same in all channels."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
@@ -39,10 +39,15 @@ class Tokenizer:
         """Number of ids."""
         return FIRST_WORD + len(self.words)
 
-    def encode(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, text: str, length: int, spelled: Container[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Token ids, int32 [length], and where they are not padding, bool [length].
 
         Text that does not fit is cut after the last whole word or character that does; the end token is always there.
+
+        Args:
+          text: to encode.
+          length: tokens, padding included.
+          spelled: numbers of the units (`units`) that are spelled in bytes though they are listed, as long as the whole text fits.
 
         Raises:
           ValueError: `length` is under 3, or `text` has a lone surrogate, which UTF-8 cannot write.
@@ -50,7 +55,7 @@ class Tokenizer:
         if length < SHORTEST:
             raise ValueError(f"length: found {length}, needed at least {SHORTEST}")
         content: list[int] = []
-        for tokens in self._tokens(text):
+        for tokens in self._tokens(text, spelled, length - self.needed(text)):
             if len(content) + len(tokens) > length - 2:
                 break
             content += tokens
@@ -78,13 +83,17 @@ class Tokenizer:
         """Number of tokens that hold the whole of `text`."""
         return sum(map(len, self._tokens(text))) + 2
 
-    def _tokens(self, text: str) -> Iterator[list[int]]:
-        """The tokens of each word that is listed and of each character of the rest."""
+    def _tokens(self, text: str, spelled: Container[int] = (), room: int = 0) -> Iterator[list[int]]:
+        """The tokens of each word that is listed and of each character of the rest; listed words are `spelled` while that takes no
+        more than `room` tokens in addition.
+        """
         numbers = _numbers(self.words)
-        for unit in units(text):
-            if unit in numbers:
+        for i, unit in enumerate(units(text)):
+            more = len(unit.encode()) - 1
+            if unit in numbers and not (i in spelled and more <= room):
                 yield [numbers[unit]]
             else:
+                room -= more if unit in numbers else 0
                 for character in unit:
                     yield [FIRST_BYTE + byte for byte in character.encode()]
 

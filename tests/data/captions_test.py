@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from jaxgen import types
-from jaxgen.data import captions, digit_captions, text
+from jaxgen.data import captions, digit_captions, pipeline, text
+from jaxgen.data.scenes import scene, wording
+from jaxgen.data.scenes.source import Scenes
 
 BOTH = ("en", "zh")
 
@@ -88,7 +90,7 @@ def test_testing_is_balanced_within_every_digit(languages):
 
 def test_fields_have_the_described_shapes_and_decode_to_the_captions():
     made = digit_captions.of("train", 0, BOTH)
-    fields = made.fields(range(8), range(8), range(8), 40, text.BYTES)
+    fields = made.fields(range(8), range(8), range(8), pipeline.Data(text_length=40))
     for row in range(8):
         caption = made.of(row, row, row)
         assert text.BYTES.decode(fields["text"][row]) == caption.text
@@ -96,6 +98,30 @@ def test_fields_have_the_described_shapes_and_decode_to_the_captions():
     for name, feature in captions.features().items():
         assert fields[name].dtype == feature.dtype and fields[name].shape == (8,)
     assert fields["text_mask"].dtype == np.bool_
+
+
+def test_training_spells_a_share_of_the_listed_words_and_testing_none():
+    prompt = scene.Prompt("color_attr", (scene.Group("circle", 2, "red"), scene.Group("cross", 1, "blue")))
+    count = 400
+
+    def fields(split, **options):
+        data = pipeline.Data(source=Scenes(), resolution=32, channels=3, text_length=40, tokens="words", **options)
+        return data.tokenizer, wording.of(split, 3, BOTH).fields(range(count), range(count), [prompt] * count, data)
+
+    tokenizer, plain = fields("train")
+    _, some = fields("train", spelled=0.1)
+    bytes_of = lambda made: ((made["text"] >= text.FIRST_BYTE) & (made["text"] < text.FIRST_WORD)).sum(axis=1)
+    assert bytes_of(plain).sum() == 0
+    words = ((plain["text"] >= text.FIRST_WORD).sum(), (some["text"] >= text.FIRST_WORD).sum())
+    assert 0.88 < words[1] / words[0] < 0.92
+    for one, other in zip(plain["text"], some["text"]):
+        assert tokenizer.decode(one) == tokenizer.decode(other)
+    np.testing.assert_array_equal(some["text"], fields("train", spelled=0.1)[1]["text"])
+    # Neighbouring rows and neighbouring words do not share their draws.
+    spelled_rows = bytes_of(some) > 0
+    assert 0.5 < spelled_rows.mean() < 0.9
+    for name, values in fields("test")[1].items():
+        np.testing.assert_array_equal(values, fields("test", spelled=0.5)[1][name])
 
 
 @pytest.mark.parametrize("languages, length, option", [

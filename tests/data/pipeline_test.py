@@ -54,3 +54,10 @@ def test_words_are_tokens_where_the_source_lists_them():
     with pytest.raises(types.BadInput) as complaint:
         pipeline.Data(source=Synthetic(), tokens="words").validate()
     assert complaint.value.option == "tokens"
+
+
+@pytest.mark.parametrize("options", [{"spelled": 0.1}, {"spelled": 1.0, "tokens": "words"}, {"spelled": -0.1, "tokens": "words"}])
+def test_a_share_of_spelled_words_that_means_nothing_is_refused(options):
+    with pytest.raises(types.BadInput) as complaint:
+        pipeline.Data(source=Scenes(), resolution=32, channels=3, text_length=28, **options).validate()
+    assert complaint.value.option == "spelled"

@@ -44,6 +44,21 @@ def test_a_listed_word_is_one_token_and_the_rest_is_spelled():
     assert WORDS.needed("sevens") == 2 + len("sevens"), "part of a longer word is no word"
 
 
+def test_listed_words_are_spelled_where_asked_as_long_as_the_text_fits():
+    first = text.FIRST_WORD
+    spell = lambda content: [3 + byte for byte in content]
+
+    def ids(length, spelled):
+        found, mask = WORDS.encode("seven and七x", length, spelled)
+        return found[mask].tolist()[1:-1]
+
+    assert ids(16, ()) == [first, first + 1, first + 2, *spell(b"x")]
+    assert ids(16, {0, 2}) == [*spell(b"seven"), first + 1, *spell("七".encode()), *spell(b"x")]
+    assert ids(10, {0, 1}) == [*spell(b"seven"), first + 1, first + 2, *spell(b"x")], "the second no longer fits"
+    assert ids(9, {0, 1}) == [first, *spell(b" and"), first + 2, *spell(b"x")]
+    assert ids(6, {0, 1, 2}) == ids(16, ())
+
+
 def test_units_are_words_with_the_space_before_them_and_single_characters():
     assert text.units("two  red,七八 a1") == ["two", " ", " red", ",", "七", "八", " a", "1"]
 

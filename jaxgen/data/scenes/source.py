@@ -103,7 +103,7 @@ class Examples:
             "image": np.stack([np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
-        } | self._captions.fields(numbers, indices, prompts, self._data.text_length, self._data.tokenizer)
+        } | self._captions.fields(numbers, indices, prompts, self._data)
 
     def prompts(self, indices: Sequence[int]) -> list[scene.Prompt]:
         """What the captions of these examples (the field `index`) ask for."""
