@@ -14,7 +14,7 @@ from jaxgen.models import interface
 from jaxgen.parallel import keys, sharding
 from jaxgen.parallel import mesh as meshes
 from jaxgen.samplers import guidance
-from jaxgen.samplers.sampler import noise_for, to_uint8
+from jaxgen.samplers.sampler import keys_for, noise_for, to_uint8
 
 
 class Generator:
@@ -30,7 +30,9 @@ class Generator:
         compute = jnp.dtype(experiment.precision.compute)
 
         def draw(params: types.PyTree, batch: types.Batch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-            noise = noise_for(keys.stream(keys.root(seed), "sample"), indices, shape)
+            root = keys.root(seed)
+            noise = noise_for(keys.stream(root, "sample"), indices, shape)
+            own = keys_for(keys.stream(root, "sample on the way"), indices)
             streams = interface.conditions(batch, model.streams)
             if guidance.needs_null(sampler.guidance):
                 streams = jax.tree.map(guidance.interleaved, streams, interface.null(streams))
@@ -38,7 +40,7 @@ class Generator:
             def velocity(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
                 return interface.velocity(model, params, x, t, streams, compute), carry
 
-            latents, _ = sampler(sampler.guided(velocity), noise, ())
+            latents, _ = sampler(sampler.guided(velocity), noise, (), own)
             pixels = autoencoder.decode(None, latents)
             return to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))
 

@@ -22,7 +22,7 @@ class Sampler:
 
     Attributes:
       steps: number of steps from t = 1 to t = 0.
-      stepper: the integrator; a deterministic one, so the noise alone decides the picture.
+      stepper: the integrator.
       grid: the times between which it steps.
       guidance: scale of classifier-free guidance; 1 is none and needs no unconditional rows.
       guidance_interval: lowest and highest t at which guidance acts.
@@ -37,6 +37,7 @@ class Sampler:
         default=Euler(),
         metadata={
             "choices": {
+                "ancestral": "jaxgen.samplers.steppers:Ancestral",
                 "euler": "jaxgen.samplers.steppers:Euler",
                 "heun": "jaxgen.samplers.steppers:Heun",
                 "dpm_solver_pp_2m": "jaxgen.samplers.steppers:DPMSolverPP2M",
@@ -80,7 +81,9 @@ class Sampler:
             return velocity
         return guidance.classifier_free(velocity, self.guidance, self.guidance_interval)
 
-    def __call__(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    def __call__(
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, PyTree]:
         """Data [B, ...] from noise [B, ...], and the last carry.
 
         Args:
@@ -88,16 +91,21 @@ class Sampler:
             from call to call.
           noise: x at t = 1. The state is float32, or the dtype of the noise if that is wider.
           carry: what the first call of `velocity` gets.
+          keys: [B] (`keys_for`), for a stepper that draws noise on the way.
         """
-        x, carry, _ = self._run(velocity, noise, carry, keep=False)
+        x, carry, _ = self._run(velocity, noise, carry, keys, keep=False)
         return x, carry
 
-    def trajectory(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+    def trajectory(
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, PyTree]:
         """Like `__call__`, but x at every time of the grid, [steps + 1, B, ...] from noise to data."""
-        _, carry, path = self._run(velocity, noise, carry, keep=True)
+        _, carry, path = self._run(velocity, noise, carry, keys, keep=True)
         return jnp.concatenate([noise[None].astype(path.dtype), path]), carry
 
-    def _run(self, velocity: Velocity, noise: jax.Array, carry: PyTree, keep: bool) -> tuple[jax.Array, PyTree, jax.Array | None]:
+    def _run(
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None, keep: bool
+    ) -> tuple[jax.Array, PyTree, jax.Array | None]:
         x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
         times = jnp.asarray(self.grid(self.steps), x.dtype)
 
@@ -106,21 +114,25 @@ class Sampler:
             x, state, carry = self.stepper.step(velocity, x, *span, state, carry)
             return (x, state, carry), x if keep else None
 
-        (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x), carry), (times[:-1], times[1:]))
+        (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x, keys), carry), (times[:-1], times[1:]))
         return x, carry, path
 
 
-def noise_for(key: jax.Array, indices: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Standard normal noise [B, *shape] float32 in which row r depends on `key` and indices[r] alone.
+def keys_for(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """Keys [B], of which key r depends on `key` and indices[r] alone.
 
     Args:
       key: a typed threefry key. Raises ValueError for another kind: under `rbg` a vmapped draw depends on the batch.
       indices: [B] integers, the numbers of the images.
-      shape: of one image's latents.
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         raise ValueError(f"key: found a key of {jax.random.key_impl(key)!s}, needed threefry2x32")
-    return jax.vmap(lambda index: jax.random.normal(jax.random.fold_in(key, index), tuple(shape), jnp.float32))(indices)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def noise_for(key: jax.Array, indices: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Standard normal noise [B, *shape] float32, each row from its key (`keys_for`); `shape` is that of one image's latents."""
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), jnp.float32))(keys_for(key, indices))
 
 
 def to_uint8(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.samplers.process import Flow
-from jaxgen.types import PyTree, Velocity
+from jaxgen.types import BadInput, PyTree, Velocity
 
 
 class Stepper(Protocol):
@@ -22,8 +22,15 @@ class Stepper(Protocol):
     def calls(self, steps: int) -> int:
         """How often `steps` steps that end at t = 0 call the network."""
 
-    def init(self, x: jax.Array) -> PyTree:
-        """The memory before the first step from x [B, ...]."""
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
+        """The memory before the first step from x [B, ...].
+
+        Args:
+          keys: [B] typed threefry keys, one an image, for a stepper that draws noise on the way.
+
+        Raises:
+          ValueError: such a stepper got no keys.
+        """
 
     def step(
         self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
@@ -44,7 +51,7 @@ class Euler:
     def calls(self, steps: int) -> int:
         return steps
 
-    def init(self, x: jax.Array) -> PyTree:
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
         return ()
 
     def step(
@@ -52,6 +59,47 @@ class Euler:
     ) -> tuple[jax.Array, PyTree, PyTree]:
         v, carry = _ask(velocity, x, t, carry)
         return x + (t_next - t) * v, state, carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral:
+    """DDIM with noise of its own in each step (Song et al. 2020, arXiv:2010.02502, equations 12 and 16), one call a step.
+
+    x' = α' x̂_0 + σ' (√(1 - ρ²) ε̂ + ρ z) with z ~ N(0, I) and ρ = η √(1 - (α σ' / α' σ)²). With η = 1 it is the ancestral sampler
+    of DDPM, in whose chain fresh noise washes out what the network got wrong before; with η = 0 it is `Euler`.
+
+    Attributes:
+      eta: η, from 0 to 1.
+      process: gives α, σ, x̂_0 and ε̂; the one that the network was trained on.
+    """
+
+    eta: float = 1.0
+    process: Flow = Flow()
+
+    def validate(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise BadInput("eta", self.eta, "from 0 (no noise) to 1 (that of DDPM)")
+
+    def calls(self, steps: int) -> int:
+        return steps
+
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
+        if keys is None:
+            raise ValueError("keys: found None, needed one an image: this stepper draws noise")
+        return keys, jnp.zeros((), jnp.int32)
+
+    def step(
+        self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
+    ) -> tuple[jax.Array, PyTree, PyTree]:
+        t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
+        keys, count = state
+        v, carry = _ask(velocity, x, t, carry)
+        process = self.process
+        kept = process.alpha(t) * process.sigma(t_next) / (process.alpha(t_next) * process.sigma(t))
+        fresh = self.eta * jnp.sqrt(jnp.maximum(1 - kept**2, 0))
+        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), x.shape[1:], x.dtype))(keys)
+        noise = jnp.sqrt(1 - fresh**2) * process.noise(x, v, t) + fresh * drawn
+        return process.interpolate(process.data(x, v, t), noise, t_next), (keys, count + 1), carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +113,7 @@ class Heun:
     def calls(self, steps: int) -> int:
         return 2 * steps - 1
 
-    def init(self, x: jax.Array) -> PyTree:
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
         return ()
 
     def step(
@@ -101,7 +149,7 @@ class DPMSolverPP2M:
     def calls(self, steps: int) -> int:
         return steps
 
-    def init(self, x: jax.Array) -> PyTree:
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
         return jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype)
 
     def step(

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.samplers.sampler import Sampler
-from jaxgen.samplers.steppers import DPMSolverPP2M, Euler, Heun
+from jaxgen.samplers.sampler import Sampler, keys_for
+from jaxgen.samplers.steppers import Ancestral, DPMSolverPP2M, Euler, Heun
 from jaxgen.samplers.time_grids import Uniform
+from jaxgen.types import BadInput
 
 STEPPERS = {"euler": Euler(), "heun": Heun(), "dpm_solver_pp_2m": DPMSolverPP2M()}
 ORDERS = {"euler": 1, "heun": 2, "dpm_solver_pp_2m": 2}
@@ -16,6 +17,7 @@ TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
 SPREAD = np.array([1.6, 0.25])  # standard deviations of the data along the columns of TURN
 
 every_stepper = pytest.mark.parametrize("name", STEPPERS)
+KEY = jax.random.key(5, impl="threefry2x32")
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +189,72 @@ def test_a_bfloat16_network_is_integrated_in_float32(name):
     with jax.disable_jit():  # op by op, so that the compiler cannot round the two runs differently
         x, _ = sampler(velocity(jnp.bfloat16), noise, ())
         np.testing.assert_array_equal(x, sampler(velocity(jnp.float32), noise, ())[0])
+
+
+def keys(rows):
+    return keys_for(KEY, jnp.arange(rows))
+
+
+@pytest.mark.parametrize("t, t_next", [(0.9, 0.6), (0.5, 0.45), (0.3, 0.05)])
+def test_an_ancestral_step_draws_from_the_posterior_of_the_forward_process(t, t_next):
+    # The forward chain goes x_s -> x_t with q(x_t|x_s) = N(a x_s, b²); given x_0 its reverse is a Gaussian by Bayes' rule.
+    rows, data = 20_000, 0.4
+    a = (1 - t) / (1 - t_next)
+    b2 = t**2 - a**2 * t_next**2
+    variance = 1 / (1 / t_next**2 + a**2 / b2)
+    x = jnp.full((rows, 1), 0.7)
+    mean = variance * ((1 - t_next) * data / t_next**2 + a * 0.7 / b2)
+    stepper = Ancestral()
+    state = stepper.init(x, keys(rows))
+    perfect = lambda x, t, carry: ((x - data) / t[:, None], carry)
+    found, _, _ = stepper.step(perfect, x, jnp.float32(t), jnp.float32(t_next), state, ())
+    assert abs(found.mean() - mean) < 5 * np.sqrt(variance / rows)
+    np.testing.assert_allclose(found.std(), np.sqrt(variance), rtol=5 / np.sqrt(2 * rows))
+
+
+def test_ancestral_samples_have_the_data_s_mean_and_covariance():
+    rows = 20_000
+    noise = jax.random.normal(jax.random.key(1), (rows, 2))
+    x, _ = jax.jit(lambda x: Sampler(steps=200, stepper=Ancestral())(gaussian_velocity, x, (), keys(rows)))(noise)
+    np.testing.assert_allclose(x.mean(axis=0), MEAN, atol=0.06)
+    np.testing.assert_allclose(np.cov(x.T), TURN @ np.diag(SPREAD**2) @ TURN.T, atol=0.08)
+
+
+def test_without_eta_ancestral_is_euler():
+    noise = jax.random.normal(KEY, (8, 2))
+    found, _ = Sampler(steps=9, stepper=Ancestral(eta=0.0))(gaussian_velocity, noise, (), keys(8))
+    np.testing.assert_allclose(found, Sampler(steps=9)(gaussian_velocity, noise, ())[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_ancestral_lands_on_the_data_of_a_perfect_denoiser_without_a_nan(steps):
+    noise = jax.random.normal(KEY, (4, 3))
+    with jax.debug_nans(True):
+        sampler = Sampler(steps=steps, stepper=Ancestral())
+        x, calls = sampler(lambda x, t, carry: ((x - 0.5) / t[:, None], carry + 1), noise, 0, keys(4))
+    np.testing.assert_allclose(x, 0.5, atol=2e-6)
+    assert calls == sampler.nfe() == steps
+
+
+def test_the_noise_of_an_ancestral_row_is_its_own_and_new_in_each_step():
+    sampler, noise = Sampler(steps=6, stepper=Ancestral()), jnp.ones((5, 2))
+    path, _ = sampler.trajectory(gaussian_velocity, noise, (), keys(5))
+    some = jnp.array([3, 1])
+    alone, _ = sampler.trajectory(gaussian_velocity, noise[some], (), keys(5)[some])
+    np.testing.assert_allclose(alone, path[:, some], atol=1e-6)
+    # All start at one point: only what was drawn on the way tells rows apart.
+    assert np.abs(np.diff(path[1], axis=0)).min() > 1e-3
+    stepper, x = Ancestral(), jnp.ones((4000, 1))
+    state, drawn = stepper.init(x, keys(4000)), []
+    for _ in range(2):
+        end, state, _ = stepper.step(lambda x, t, carry: (x / t[:, None], carry), x, jnp.float32(0.8), jnp.float32(0.4), state, ())
+        drawn.append(np.asarray(end)[:, 0])
+    assert abs(np.corrcoef(drawn)[0, 1]) < 0.08
+
+
+def test_ancestral_without_keys_or_with_a_senseless_eta_is_refused():
+    with pytest.raises(ValueError, match="keys"):
+        Sampler(stepper=Ancestral())(gaussian_velocity, jnp.ones((2, 2)), ())
+    for eta in (-0.1, 1.5):
+        with pytest.raises(BadInput, match="eta"):
+            Ancestral(eta).validate()
