@@ -95,7 +95,6 @@ class Captions:
             "heldout": np.array([caption.heldout for caption in chosen], np.bool_),
         }
 
-
     def _spelled(self, number: int, data: Data) -> Container[int]:
         """Which units of row `number`'s caption are spelled in bytes; each unit of a training row is with the same probability."""
         if self.split == "test" or not data.spelled:

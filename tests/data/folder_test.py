@@ -116,9 +116,7 @@ def test_a_fault_that_shows_only_on_decoding_counts_as_well(tmp_path):
     assert complaint.option == "data.source.path" and "004.jpg" in complaint.found
 
 
-@pytest.mark.parametrize(
-    "caption", [None, b"", b" \n", b"\xff\xfe\xfa"], ids=["missing", "empty", "blank", "not UTF-8"]
-)
+@pytest.mark.parametrize("caption", [None, b"", b" \n", b"\xff\xfe\xfa"], ids=["missing", "empty", "blank", "not UTF-8"])
 def test_a_bad_caption_is_a_broken_example(tmp_path, caplog, caption):
     write(tmp_path)
     file = tmp_path / "a" / "003.txt"
@@ -209,9 +207,7 @@ def test_a_split_without_pictures_is_refused(tmp_path):
     assert refusal(tmp_path, test_share=1.0).option == "source.test_share"
 
 
-@pytest.mark.parametrize(
-    "option, value", [("test_share", 1.5), ("verify", -1), ("threads", 0), ("caption_extension", "txt")]
-)
+@pytest.mark.parametrize("option, value", [("test_share", 1.5), ("verify", -1), ("threads", 0), ("caption_extension", "txt")])
 def test_an_option_out_of_range_is_refused(tmp_path, option, value):
     with pytest.raises(types.BadInput) as complaint:
         data(write(tmp_path), **{option: value}).validate()

@@ -28,9 +28,7 @@ def test_order_is_a_pure_function_of_the_row_number(make):
     whole = make(37, 5)(range(200))
     asked = np.random.default_rng(0).permutation(200)
     again = make(37, 5)
-    np.testing.assert_array_equal(
-        np.concatenate([again(asked[i : i + 9].tolist()) for i in range(0, 200, 9)]), whole[asked]
-    )
+    np.testing.assert_array_equal(np.concatenate([again(asked[i : i + 9].tolist()) for i in range(0, 200, 9)]), whole[asked])
 
 
 def test_rows_far_into_a_run_have_an_order():

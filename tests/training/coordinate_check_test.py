@@ -146,4 +146,3 @@ def test_wider_is_better_or_named():
     within_noise = better.copy()
     within_noise[2] += np.array([0.02, -0.01, 0.0])
     assert coordinate_check.wider_is_better(widths, within_noise) == []
-
