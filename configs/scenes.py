@@ -26,6 +26,7 @@ from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.objectives.timesteps import LogitNormal
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.samplers.sampler import Sampler
+from jaxgen.samplers.steppers import Ancestral
 from jaxgen.samplers.time_grids import Uniform
 from jaxgen.training.muon import Muon
 from jaxgen.training.settings import Training
@@ -36,25 +37,25 @@ def get_config() -> Experiment:
     return Experiment(
         model=MMDiT(
             width=96,
-            depth=4,
+            depth=2,
             head_dim=32,
             patch=4,
             channels=3,
             vocabulary=448,
             text_length=28,
-            edge=ConvolutionalEdge(),
+            edge=ConvolutionalEdge(before=1, after=2, inner=2),
             activation="squared_relu",
             gates=Gates.RANDOM,
             scaling=Scaling(base_width=64),
         ),
         autoencoder=Identity(),
         objective=FlowMatching(timesteps=LogitNormal(mean=-0.4, std=1.3), base_pixels=256),
-        data=Data(source=Scenes(), batch_size=32, resolution=32, channels=3, text_length=28, tokens="words"),
+        data=Data(source=Scenes(), batch_size=16, resolution=32, channels=3, text_length=28, tokens="words", spelled=0.05),
         optimizer=Muon(
-            learning_rate=6e-3, b2=0.98, matrix_rate=5.0, momentum=0.9, schedule="wsd", warmup_steps=50, decay_share=0.4
+            learning_rate=4.5e-3, b2=0.98, matrix_rate=5.0, momentum=0.9, schedule="wsd", warmup_steps=50, decay_share=0.4
         ),
-        training=Training(steps=6_800, log_every=20, checkpoint_every=1000),
-        sampler=Sampler(steps=25, guidance=3.0, grid=Uniform(shift=2.0)),
+        training=Training(steps=14_000, log_every=20, checkpoint_every=1000),
+        sampler=Sampler(steps=40, stepper=Ancestral(), guidance=3.0, grid=Uniform(shift=2.0)),
         evaluation=Evaluation(samples=480, judge=SceneJudge()),
         mesh=MeshShape(),
     )

@@ -1,8 +1,8 @@
 """Convolutions where pictures enter and leave a transformer: few tokens to attend over, and crisp shapes all the same.
 
-Patches are cut finer than tokens, convolved, and merged into tokens; behind the transformer tokens are split again, added to what
-went in, and convolved to the velocity: the outer level of a U-Net whose inner level is the transformer (Hoogeboom et al., simple
-diffusion, arXiv 2301.11093). Convolutions see how neighbouring pixels hang together from the first steps on, so a small
+Patches are cut finer than tokens, convolved, merged into tokens and convolved again; behind the transformer tokens are convolved,
+split, added to what went in, and convolved to the velocity: a U-Net of two levels with the transformer in its middle (Hoogeboom et
+al., simple diffusion, arXiv 2301.11093). Convolutions see how neighbouring pixels hang together from the first steps on, so a small
 model learns shapes from a fraction of the examples that attention over patches takes.
 """
 
@@ -27,17 +27,19 @@ from jaxgen.nn.velocity_head import VelocityHead
 class ConvolutionalEdge:
     """Attributes:
     split: finer patches along each side of a token; their width is the model's over `split`.
-    before, after: convolution blocks on either side of the transformer.
+    before, after: convolution blocks of finer patches on either side of the transformer.
+    inner: convolution blocks of tokens on each side of the transformer, between it and the finer patches.
     """
 
     split: int = 2
     before: int = 2
     after: int = 3
+    inner: int = 2
 
     def validate(self) -> None:
         if self.split < 2:
             raise types.BadInput("split", self.split, "at least 2, or no edge at all")
-        for name in ("before", "after"):
+        for name in ("before", "after", "inner"):
             if getattr(self, name) < 0:
                 raise types.BadInput(name, getattr(self, name), "0 or more")
 
@@ -67,12 +69,15 @@ class ConvolutionalStem(nn.Module):
         x = patches(joined(tokens.values, tokens.grid, self.patch), side)
         inputs = (("patch", side * side * self.channels),)
         x = Linear(inputs, (("embed_out", fine),), self.scale, name="patches")(x)
-        c = _for_finer(c, tokens, split)
+        c_fine = _for_finer(c, tokens, split)
         for i in range(self.edge.before):
-            x = ConvolutionBlock(fine, self.width, self.gates, self.scale, name=f"block_{i}")(x, c, grid)
+            x = ConvolutionBlock(fine, self.width, self.gates, self.scale, name=f"block_{i}")(x, c_fine, grid)
         inner = patches(x.reshape(x.shape[0], *grid, fine), split).reshape(x.shape[0], -1, split * split, fine)
         merge = Linear((("neighbour", split * split), ("embed", fine)), (("embed_out", self.width),), self.scale, name="merge")
-        return merge(inner), x
+        y = merge(inner)
+        for i in range(self.edge.inner):
+            y = ConvolutionBlock(self.width, self.width, self.gates, self.scale, name=f"inner_{i}")(y, c, tokens.grid)
+        return y, x
 
 
 class ConvolutionalHead(nn.Module):
@@ -91,6 +96,8 @@ class ConvolutionalHead(nn.Module):
         split, fine, grid = self.edge.split, self.width // self.edge.split, _finer(tokens, self.edge.split)
         side = self.patch // split
         outputs = (("neighbour", split * split), ("embed_out", fine))
+        for i in range(self.edge.inner):
+            x = ConvolutionBlock(self.width, self.width, self.gates, self.scale, name=f"inner_{i}")(x, c, tokens.grid)
         x = Linear((("embed", self.width),), outputs, self.scale, name="split")(norms.layer_norm(x))
         x = skip + joined(x.reshape(*x.shape[:2], -1), tokens.grid, split).reshape(x.shape[0], -1, fine)
         c = _for_finer(c, tokens, split)

@@ -22,7 +22,7 @@ def draw(*shape):
 
 def model(**options):
     given = {"width": 16, "depth": 1, "head_dim": 8, "patch": 4, "channels": 3, "vocabulary": 9, "text_length": 2}
-    given |= {"edge": ConvolutionalEdge(2, 1, 1), "gates": Gates.RANDOM, "scaling": mup.Scaling(base_width=8)}
+    given |= {"edge": ConvolutionalEdge(2, 1, 1, 0), "gates": Gates.RANDOM, "scaling": mup.Scaling(base_width=8)}
     return MMDiT(**(given | options))
 
 
@@ -36,7 +36,7 @@ def parameters(module, tokens):
 
 @pytest.mark.parametrize("side, patch, split", [((8, 16), 4, 2), ((12, 6), 3, 3)])
 def test_pictures_of_any_form_come_out_in_theirs_and_every_pixel_depends_on_its_own(side, patch, split):
-    module = model(patch=patch, width=24, edge=ConvolutionalEdge(split, 1, 1))
+    module = model(patch=patch, width=24, edge=ConvolutionalEdge(split, 1, 1, 0))
     x = draw(2, *side, 3)
     params = parameters(module, interface.image_tokens(x, patch, jnp.float32))
 
@@ -53,7 +53,7 @@ def test_pictures_of_any_form_come_out_in_theirs_and_every_pixel_depends_on_its_
 
 
 def test_without_blocks_and_transformer_a_fine_patch_is_mapped_by_itself():
-    edge = ConvolutionalEdge(2, 0, 0)
+    edge = ConvolutionalEdge(2, 0, 0, 0)
     ends = (edge, 8, 4, 3, Gates.RANDOM, SCALE)
     x, c = draw(1, 8, 8, 3), draw(1, 1, 8)
     tokens = interface.image_tokens(x, 4, jnp.float32)
@@ -83,8 +83,8 @@ def random_parameters(boxed):
     return jax.tree.map(lambda box: draw(*box.value.shape), boxed, is_leaf=mup.is_parameter)
 
 
-def stem(before, picture, c):
-    module = ConvolutionalStem(ConvolutionalEdge(2, before, 0), *ENDS)
+def stem(before, picture, c, inner=0):
+    module = ConvolutionalStem(ConvolutionalEdge(2, before, 0, inner), *ENDS)
     tokens = [interface.image_tokens(x, 4, jnp.float32) for x in picture]
     params = random_parameters(module.init(jax.random.key(0), tokens[0], c[0]))
     return [module.apply(params, each, vector) for each, vector in zip(tokens, c, strict=True)]
@@ -103,7 +103,7 @@ def test_a_pixel_goes_into_the_token_that_it_lies_in():
 
 
 def test_a_token_comes_out_in_the_pixels_that_it_covers():
-    module = ConvolutionalHead(ConvolutionalEdge(2, 0, 0), *ENDS)
+    module = ConvolutionalHead(ConvolutionalEdge(2, 0, 0, 0), *ENDS)
     x, skip, c = draw(1, 6, 8), draw(1, 24, 4), draw(1, 1, 8)
     tokens = interface.image_tokens(jnp.zeros((1, 8, 12, 3)), 4, jnp.float32)
     params = random_parameters(module.init(jax.random.key(0), x, skip, c, tokens))
@@ -124,6 +124,25 @@ def test_the_vector_of_one_token_modulates_its_own_patches():
     (_, one), (_, other) = stem(1, [x, x], [c, c.at[0, 2].add(draw(8))])
     expected[:, :2] = False
     np.testing.assert_array_equal(moved((one, other), (4, 6)), expected)
+
+
+def test_inner_blocks_convolve_tokens_on_both_sides_of_the_transformer():
+    wide = (2, 8)
+    x, c = draw(1, 8, 32, 3), draw(1, 1, 8)
+    (one, skip), (other, _) = stem(0, [x, x.at[0, 5, 1].add(1.0)], [c, c], inner=1)
+    expected = np.zeros(wide, bool)
+    # From token (1, 0) two convolutions reach two tokens farther.
+    expected[:, :3] = True
+    np.testing.assert_array_equal(moved((one, other), wide), expected)
+
+    module = ConvolutionalHead(ConvolutionalEdge(2, 0, 0, 1), *ENDS)
+    tokens = interface.image_tokens(x, 4, jnp.float32)
+    params = random_parameters(module.init(jax.random.key(0), one, skip, c, tokens))
+    pair = [interface.image(module.apply(params, each, skip, c, tokens), x.shape, 4) for each in (one, one.at[0, 7].add(draw(8)))]
+    expected = np.zeros((8, 32), bool)
+    # Token (0, 7) and the two beside it, in all pixels that they cover.
+    expected[:, 20:] = True
+    np.testing.assert_array_equal(moved(pair, (8, 32)), expected)
 
 
 def test_a_time_for_each_token_acts_as_one_time_for_the_picture_where_all_are_equal():
@@ -166,7 +185,9 @@ def test_sizes_that_do_not_divide_are_refused(options, option):
     assert complaint.value.option == option
 
 
-@pytest.mark.parametrize("change, option", [({"split": 1}, "split"), ({"before": -1}, "before"), ({"after": -1}, "after")])
+@pytest.mark.parametrize(
+    "change, option", [({"split": 1}, "split"), ({"before": -1}, "before"), ({"after": -1}, "after"), ({"inner": -1}, "inner")]
+)
 def test_bad_options_are_refused(change, option):
     with pytest.raises(types.BadInput) as complaint:
         dataclasses.replace(ConvolutionalEdge(), **change).validate()
