@@ -54,7 +54,7 @@ def get_config() -> Experiment:
         optimizer=Muon(
             learning_rate=4.5e-3, b2=0.98, matrix_rate=5.0, momentum=0.9, schedule="wsd", warmup_steps=50, decay_share=0.4
         ),
-        training=Training(steps=14_000, log_every=20, checkpoint_every=1000),
+        training=Training(steps=12_000, log_every=20, checkpoint_every=1000),
         sampler=Sampler(steps=40, stepper=Ancestral(), guidance=3.0, grid=Uniform(shift=2.0)),
         evaluation=Evaluation(samples=480, judge=SceneJudge()),
         mesh=MeshShape(),
