@@ -110,11 +110,7 @@ class Session:
         with jax.set_mesh(self.mesh):
             target = {item: steps.build(experiment, self.mesh).state.items()[item]}
         with checkpoint.Checkpoints(folder) as checkpoints:
-            step = session.newest_checkpoint(checkpoints, (item,))
-            if step is None:
-                raise types.BadInput("run", str(folder.root), "a run with a whole checkpoint; train it first")
-            checkpoints.check(step, target)
-        return step
+            return session.drawing_checkpoint(checkpoints, folder, experiment, target)
 
     def _read(self, experiment: experiments.Experiment, split: str, limit: int | None = None) -> real.Split:
         data = experiment.data

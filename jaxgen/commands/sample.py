@@ -23,7 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from jaxgen import experiment as experiments
     from jaxgen import run as runs
-    from jaxgen import types
     from jaxgen.commands import samples, session
     from jaxgen.evaluation.generate import Generator
     from jaxgen.training import checkpoint
@@ -40,11 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     with jax.set_mesh(mesh):
         built = steps.build(experiment, mesh)
     with checkpoint.Checkpoints(folder) as checkpoints:
-        step = session.newest_checkpoint(checkpoints, (item,))
-        if step is None:
-            raise types.BadInput("run", str(folder.root), "a run with a whole checkpoint; train it first")
         target = {item: built.state.items()[item]}
-        checkpoints.check(step, target)
+        step = session.drawing_checkpoint(checkpoints, folder, experiment, target)
         params = checkpoints.restore(step, target)[item]
     # Other settings, another name: a grid of one's own does not replace the one that training drew.
     settings = (experiments.dump(experiment.sampler), seed, count, arguments.caption)

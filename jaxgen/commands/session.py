@@ -184,6 +184,25 @@ def newest_checkpoint(checkpoints: checkpoint.Checkpoints, items: tuple[str, ...
     return checkpoints.newest_whole(log.warning, items)
 
 
+def drawing_checkpoint(
+    checkpoints: checkpoint.Checkpoints, folder: run.Run, experiment: experiments.Experiment, target: dict[str, types.PyTree]
+) -> int:
+    """The newest checkpoint that holds `target`, checked: its arrays are of these shapes, and its text ids mean the same words.
+
+    Raises:
+      BadInput: there is none, or it does not fit the experiment.
+    """
+    step = newest_checkpoint(checkpoints, tuple(target))
+    if step is None:
+        raise types.BadInput("run", str(folder.root), "a run with a whole checkpoint; train it first")
+    checkpoints.check(step, target)
+    mine, saved = experiment.data.tokenizer.fingerprint, checkpoints.read_about(step).get("tokens")
+    if saved != mine and "text" in experiment.model.streams:
+        needed = f"the ids that step {step} was trained on ({saved}); the list of words has changed"
+        raise types.BadInput("data.tokens", f"{experiment.data.tokens} with fingerprint {mine}", needed)
+    return step
+
+
 def open_data(experiment: experiments.Experiment, split: str) -> types.Examples:
     """The experiment's data; the training split in shuffled order."""
     try:

@@ -87,7 +87,8 @@ class TrainingSession:
             stop = stack.enter_context(signals.StopRequest().listening())
             self.compiles.because("the first step")
             frozen = self.step.load_frozen(np.uint32(experiment.seed))
-            self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen)}
+            tokens = experiment.data.tokenizer.fingerprint
+            self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen), "tokens": tokens}
             self.checkpoints.discard_newer(self.start)
             self.rows.cut_to(start)
             state = self._restored() if self.start is not None else self.step.initial(np.uint32(experiment.seed))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Container, Iterable, Iterator
 
@@ -38,6 +39,11 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """Number of ids."""
         return FIRST_WORD + len(self.words)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when an id would mean something else."""
+        return hashlib.blake2b(repr(self.words).encode(), digest_size=8).hexdigest()
 
     def encode(self, text: str, length: int, spelled: Container[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Token ids, int32 [length], and where they are not padding, bool [length].

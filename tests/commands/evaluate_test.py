@@ -127,10 +127,10 @@ def test_runs_side_by_side(evaluated, tmp_path):
     assert "optimizer.learning_rate" in page and "first" in page and "second" in page
 
 
-def test_each_run_is_drawn_from_captions_in_its_own_tokens(tmp_path, monkeypatch):
+def test_each_run_is_drawn_from_captions_in_its_own_tokens_and_other_tokens_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(source, "EXAMPLES", {"train": 64, "test": 96})
     scenes = ["training.steps=2", "training.checkpoint_every=2", "sampler.steps=2", f"data.source.directory={tmp_path / 'tfds'}"]
-    spelled = ["data.tokens=bytes", "data.text_length=64", "model.text_length=64"]
+    spelled = ["data.tokens=bytes", "data.spelled=0", "data.text_length=64", "model.text_length=64"]
     asked = sets(["evaluation=jaxgen.evaluation.evaluation:Evaluation", "evaluation.samples=48", "evaluation.resamples=3"])
     first, second = tmp_path / "bytes", tmp_path / "words"
     assert cli.main(["train", SCENES, "--run", str(first), *sets([*scenes, *spelled])]) == 0
@@ -140,6 +140,15 @@ def test_each_run_is_drawn_from_captions_in_its_own_tokens(tmp_path, monkeypatch
     shutil.rmtree(second / "evaluation")
     assert cli.main(["evaluate", str(first), str(second), *asked]) == 0
     assert figures(second) == alone
+
+    # The same number of words, in another order: every shape still fits.
+    words = source.Scenes.words
+    monkeypatch.setattr(source.Scenes, "words", lambda self: words(self)[::-1])
+    for command in (["evaluate", str(second), *asked], ["sample", str(second), "--count", "1"]):
+        capsys.readouterr()
+        assert cli.main(command) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("jaxgen: data.tokens: found 'words with fingerprint")
+    assert cli.main(["sample", str(first), "--count", "1"]) == 0
 
 
 def test_published_statistics_take_the_place_of_test_pictures(evaluated, tmp_path):
