@@ -15,30 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen import bad_input
+
+BadInput = bad_input.BadInput
+
 Batch = dict[str, jax.Array]
 """Global arrays by name, leading axis B. Always `weight` [B] float32 (0 = a row that does not count) and `index` [B] int32
 (the example's number in its source); images are uint8 [B, H, W, C] under `image`; `label` [B] int32; `text` [B, S] int32 with
 `text_mask` [B, S] bool."""
 
 PyTree = Any
-
-
-class BadInput(ValueError):
-    """Input that the user has to change; the command line exits 2 on it.
-
-    Args:
-      option: full dotted name of the option or the file at fault.
-      found: what was there.
-      needed: what would be accepted.
-    """
-
-    def __init__(self, option: str, found: Any, needed: str):
-        self.option, self.found, self.needed = option, found, needed
-        super().__init__(f"{option}: found {found!r}, needed {needed}")
-
-    def under(self, prefix: str) -> BadInput:
-        """The same complaint with `prefix.` before the option's name."""
-        return BadInput(f"{prefix}.{self.option}" if self.option else prefix, self.found, self.needed)
 
 
 @flax.struct.dataclass

@@ -4,10 +4,11 @@
 #   bash launch/local.sh train configs/quickstart.py
 #   bash launch/local.sh test [pytest arguments]
 #
-# PYTHON names the interpreter to make .venv from (3.11 or newer), JAXGEN_EXTRA overrides the hardware found: cpu, gpu or tpu.
+# PYTHON names the interpreter to make .venv from (3.11 or newer), JAXGEN_EXTRA overrides the hardware found: cpu, gpu or tpu, each
+# also with ",gcs" for run folders on gs://. JAXGEN_VENV is another place for the environment, to share it between copies of the code.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv
+venv=${JAXGEN_VENV:-$root/.venv}
 python=${PYTHON:-python3}
 
 hardware() {
@@ -23,8 +24,9 @@ hardware() {
 extra=${JAXGEN_EXTRA:-$(hardware)}
 case $extra in
   cpu) extras= ;;
-  gpu | tpu) extras=$extra ;;
-  *) echo "launch/local.sh: JAXGEN_EXTRA: found '$extra', needed cpu, gpu or tpu" >&2; exit 2 ;;
+  cpu,gcs) extras=gcs ;;
+  gpu | tpu | gpu,gcs | tpu,gcs) extras=$extra ;;
+  *) echo "launch/local.sh: JAXGEN_EXTRA: found '$extra', needed cpu, gpu or tpu, alone or with ,gcs" >&2; exit 2 ;;
 esac
 [ "${1:-}" = test ] && extras=${extras:+$extras,}test
 
@@ -39,7 +41,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     }
     "$python" -m venv "$venv"
   fi
-  echo "installing jaxgen for $extra into .venv" >&2
+  echo "installing jaxgen for $extra into $venv" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root${extras:+[$extras]}"
   echo "$wanted" >"$stamp"
 fi

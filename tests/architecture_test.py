@@ -12,8 +12,9 @@ from jaxgen import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Bottom to top. Rooms of one floor do not import each other, except that the first three lie in this order.
+# Bottom to top. Rooms of one floor do not import each other, except that the first four lie in this order.
 FLOORS = (
+    ("bad_input",),
     ("axes",),
     ("types",),
     ("run", "experiment"),
