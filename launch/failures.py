@@ -44,6 +44,7 @@ _MEANINGS = (
 )
 """Pattern in what gcloud said, option, what was found, what is needed; the first that fits counts."""
 _QUOTA = r"quota.*(exceed|exhaust)|insufficient.*quota"
+_PASSING = r"capacity|stockout|currently unavailable|UNAVAILABLE|INTERNAL|DEADLINE|ABORTED|timed? ?out|connect|reset|\b5\d\d\b"
 
 
 def meaning(err: str, words: tuple[str, ...], request: wanted.Request | None = None) -> Exception:
@@ -70,6 +71,9 @@ def meaning(err: str, words: tuple[str, ...], request: wanted.Request | None = N
     for pattern, option, found, needed in _MEANINGS:
         if re.search(pattern, said, re.I):
             return bad_input.BadInput(option, found.format(**facts), needed.format(**facts))
+    if "create" in words and said and not re.search(_PASSING, said, re.I):
+        # Asking again and again for what cannot be had would go unseen for hours.
+        return bad_input.BadInput("gcloud", said, "a request that the cloud accepts")
     return Failed(said or f"{' '.join(words[:5])} failed without a word")
 
 
