@@ -92,7 +92,7 @@ def jobset(
         },
         "template": {"spec": pod},
     }
-    restart = {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
+    restart = {"name": "interrupted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
     manifest = {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -119,10 +119,10 @@ def xpk(request: wanted.Request, job: tuple[str, ...], environment: tuple[str, .
         raise bad_input.BadInput(
             "--failures", settings.failures, "0: xpk does not count failures apart from preemptions; jobset does"
         )
-    prefix, usual = request.slice.generation.type_prefix, request.slice == request.slice.usual
     words = ["xpk", "workload", "create", "--cluster", _needed("--cluster", settings.cluster, "the cluster's name")]
     words += ["--workload", request.name]
-    words += ["--tpu-type", request.slice.accelerator_type if usual else f"{prefix}-{request.slice.topology}"]
+    # By topology: what an accelerator type stands for is not the same in xpk as in the Cloud TPU API.
+    words += ["--tpu-type", f"{request.slice.generation.type_prefix}-{request.slice.topology}"]
     words += ["--num-slices", str(request.slices)]
     words += ["--docker-image", _needed("--image", settings.image, "a container image with jaxgen installed")]
     words += ["--max-restarts", str(_XPK_RESTARTS), "--termination-grace-period-seconds", str(_GRACE)]

@@ -14,7 +14,7 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "tests" / "launch")) if 
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds that pass only by sleeping; `at` holds what happens at which time."""
+    """Seconds that pass only by sleeping; `at_sleep` holds what happens in the first sleep, the second, ..."""
 
     time: float = 1_700_000_000.0
     slept: list = dataclasses.field(default_factory=list)
@@ -38,7 +38,7 @@ def clock():
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A git work tree that stands for the project's: its launch/local.sh notes how it is called, and exits as the file `code` says."""
+    """A git work tree that stands for the project's: its launch/local.sh notes its arguments, and exits as the file `code` says."""
     from launch import tpu_vm
 
     root = tmp_path / "tree"

@@ -7,13 +7,14 @@ import shlex
 import pytest
 import recorded
 
-from launch import archive, tpu_vm, wanted
+from launch import archive, babysitter, tpu_vm, wanted
 
 ROOT = pathlib.Path(__file__).parents[2]
 JOB = ("train", "configs/scenes.py", "--run", "gs://bucket/demo")
 README = (ROOT / "launch" / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "--dry-run" in line]
+LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+COMMANDS = [shlex.split(line, comments=True) for line in LINES if line.startswith("python launch/tpu_vm.py ")]
 
 
 @pytest.fixture
@@ -27,18 +28,21 @@ def forbidden(tree, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists(), "an archive was written"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_dry_run_of_the_page_runs(forbidden, capsys, monkeypatch, command):
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_of_the_page_runs_dry(forbidden, capsys, monkeypatch, command):
     monkeypatch.chdir(forbidden)
-    words = shlex.split(command, comments=True)
-    assert words[:2] == ["python", "launch/tpu_vm.py"]
-    assert tpu_vm.main(words[2:]) == 0
+    words = command[2:]
+    if words[0] != "emit" and "--dry-run" not in words:
+        words.insert(2, "--dry-run")
+    assert tpu_vm.main(words) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("gcloud compute tpus ") for line in printed)
+    assert words[0] == "emit" or any(line.startswith("gcloud compute tpus ") for line in printed)
 
 
-def test_the_page_shows_each_command():
-    assert {shlex.split(command)[2] for command in COMMANDS} == {"up", "run", "status", "logs", "down"}
+def test_the_page_shows_each_command_and_state():
+    assert {command[2] for command in COMMANDS} == set(tpu_vm.COMMANDS)
+    assert any("--dry-run" in command for command in COMMANDS)
+    assert all(f"`{state.name}`" in README for state in babysitter.State)
 
 
 def test_what_is_printed_is_what_is_called(forbidden, tree, capsys):

@@ -1,7 +1,7 @@
 """A `gcloud` for PATH that plays back a recording: each command is compared with what the recording expects next.
 
-A recording is text. `$ COMMAND` is expected, `& COMMAND` too, in any order with the `&` commands next to it; below stand what it answers:
-`> ` standard output, `! ` standard error, `= ` the exit code. `{NAME}` is filled in when the recording is loaded. Other lines are comments.
+A recording is text. `$ COMMAND` is expected, `& COMMAND` too, in any order with the `&` commands next to it. Below stands what it
+answers: `> ` standard output, `! ` standard error, `= ` the exit code. `{NAME}` is filled in on loading. Other lines are comments.
 """
 
 import fcntl

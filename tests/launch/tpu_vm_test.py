@@ -76,6 +76,15 @@ def test_what_is_there_is_shown_and_deleted(play, capsys):
     played.check()
 
 
+def test_several_slices_are_one_request_and_one_job(play, clock, capsys):
+    played = play("two_slices")
+    words = ["run", "demo", "--slice", "v5p:2x2x2", "--slices", "2", "--reserved", "--zone", "us-east5-a", "--project", "ours"]
+    words += ["--internal-ip", "--network", "net", "--subnetwork", "sub", "--service-account", "me@ours", "--runtime-version", "v3"]
+    assert tpu_vm.main([*words, "--env", "WANDB_MODE=offline", "--no-preflight", "--", *JOB], clock) == 0
+    played.check()
+    assert states(capsys.readouterr().err) == ["ABSENT", "READY", "STARTING", "RUNNING", "DONE"]
+
+
 def test_a_preflight_that_fails_stops_before_gcloud(play, tree, clock, capsys):
     played = play([])
     (tree / "code").write_text("1")
@@ -95,7 +104,10 @@ def test_preflight_is_left_out_when_told_so(play, tree, clock):
     [
         (["--slice", "v5e:4x5"], "--slice: found 'v5e:4x5', needed a shape that v5e is rented in, such as v5e:4x4 or v5e:4x8"),
         (["--slice", "v9:4x4"], "--slice: found 'v9:4x4', needed generation:shape, like v5e:4x4, of v4, v5e, v5p, v6e"),
-        (["--slice", "v5e-16"], "--slice: found 'v5e-16', needed generation:shape, like v5e:4x4, of v4, v5e, v5p, v6e; perhaps v5e:4x4"),
+        (
+            ["--slice", "v5e-16"],
+            "--slice: found 'v5e-16', needed generation:shape, like v5e:4x4, of v4, v5e, v5p, v6e; perhaps v5e:4x4",
+        ),
         (
             ["--slice", "v5p:4x4x16"],
             "--slice: found 'v5p:4x4x16', needed v5p:4x8x8, the shape that v5p-512 stands for; others can be had on GKE",
@@ -141,7 +153,16 @@ def failing(error, *, describe=False):
     asked = ["gcloud", "compute", "tpus", "queued-resources", "describe", "demo", *where, "--format=json"]
     absent = {"words": asked, "any": False, "out": "", "err": "ERROR: (gcloud) NOT_FOUND: no such thing", "code": 1}
     create = ["gcloud", "compute", "tpus", "queued-resources", "create", "demo", *where]
-    create += ["--accelerator-type", "v5litepod-16", "--runtime-version", "v2-alpha-tpuv5-lite", "--node-id", "demo", "--spot", "--quiet"]
+    create += [
+        "--accelerator-type",
+        "v5litepod-16",
+        "--runtime-version",
+        "v2-alpha-tpuv5-lite",
+        "--node-id",
+        "demo",
+        "--spot",
+        "--quiet",
+    ]
     failed = {"words": asked if describe else create, "any": False, "out": "", "err": error, "code": 1}
     return [failed] if describe else [absent, failed]
 
@@ -155,7 +176,7 @@ CREATING = "ERROR: (gcloud.compute.tpus.queued-resources.create) "
         pytest.param(
             CREATING + "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerRegionForTPUAPI' has been exceeded. "
             "Limit: 0 in region us-west4.",
-            "quota: found \"RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerRegionForTPUAPI' has been exceeded.",
+            "quota: found \"RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerRegionForTPUAPI' has been",
             id="quota",
         ),
         pytest.param(
@@ -190,13 +211,14 @@ CREATING = "ERROR: (gcloud.compute.tpus.queued-resources.create) "
             id="project",
         ),
         pytest.param(
-            CREATING + "PERMISSION_DENIED: Cloud TPU API has not been used in project 12 before or it is disabled. Enable it by ...",
+            CREATING
+            + "PERMISSION_DENIED: Cloud TPU API has not been used in project 12 before or it is disabled. Enable it by ...",
             "--project: found 'the Cloud TPU API switched off', needed gcloud services enable tpu.googleapis.com",
             id="API",
         ),
         pytest.param(
             CREATING + "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied on 'projects/p'",
-            'gcloud: found "PERMISSION_DENIED: Permission \'tpu.nodes.create\' denied on \'projects/p\'", needed an account with the role',
+            "gcloud: found \"PERMISSION_DENIED: Permission 'tpu.nodes.create' denied on 'projects/p'\", needed an account",
             id="permission",
         ),
         pytest.param(
@@ -258,6 +280,8 @@ def test_passing_failures_are_waited_out_longer_each_time(play, clock, capsys):
 
 def test_the_script_starts_as_a_script_and_without_jax(tmp_path):
     # -S: without site-packages, so that nothing but the standard library and this tree can be imported.
-    done = subprocess.run([sys.executable, "-S", ROOT / "launch" / "tpu_vm.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "launch" / "tpu_vm.py", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("up", "run", "status", "logs", "down", "emit"))
