@@ -1,4 +1,4 @@
-"""The code as one file that is named by its content, so that it is shipped once and a restart runs what the first start ran."""
+"""The code as one file that is named by its content: shipped once, and a restart runs what the first start ran."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import tarfile
+import zlib
 
 from jaxgen import bad_input
 
@@ -16,7 +17,7 @@ from jaxgen import bad_input
 def pack(root: pathlib.Path) -> bytes:
     """A tar.gz of the files of a git work tree: tracked ones and new ones that git does not ignore, as they are on the disk.
 
-    The same names, contents and executable bits give the same bytes, whoever packs and whenever.
+    The same names, contents and executable bits give the same content, whoever packs and whenever.
 
     Raises:
       BadInput: not a git work tree.
@@ -30,13 +31,21 @@ def pack(root: pathlib.Path) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted(set(filter(None, listing.stdout.split(b"\0")))):
             _add(tar, root, os.fsdecode(name))
-    # Without a time in the header; the level is fixed, for the same bytes.
     return gzip.compress(buffer.getvalue(), compresslevel=6, mtime=0)
 
 
 def digest(data: bytes) -> str:
-    """The name of an archive: its SHA-256, hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+    """The name of an archive: SHA-256, hexadecimal, of what it holds before compression, in which versions of zlib differ.
+
+    Raises:
+      BadInput: not an archive, or a part of one.
+    """
+    try:
+        return hashlib.sha256(gzip.decompress(data)).hexdigest()
+    except (OSError, EOFError, zlib.error) as error:
+        raise bad_input.BadInput(
+            "--code", f"a file that is no whole archive ({error})", "an archive named at an earlier start"
+        ) from error
 
 
 def folder() -> pathlib.Path:

@@ -90,13 +90,13 @@ def up(arguments: argparse.Namespace, clock: watch.Clock) -> int:
     if arguments.job:
         wanted.check_job(arguments.job, request)
     gcloud.create(place, request)
-    if not _preflight(arguments):
-        return FAILED
+    if refused := _preflight(arguments):
+        return refused
     path, code = _code(arguments)
     there = cloud.Cloud(_runner(arguments, request), place, request.name, request)
     decision = watch.Watch(there, babysitter.Policy(job=None), None, path, clock, say).run()
     if decision.state is not babysitter.State.READY:
-        raise bad_input.BadInput("NAME", request.name, decision.reason)
+        return _refused(decision)
     there.ship(path, code)
     say(f"{request.name} is ready: {request.slices} x {request.slice}, {request.hosts} hosts")
     return DONE
@@ -108,8 +108,8 @@ def run(arguments: argparse.Namespace, clock: watch.Clock) -> int:
     wanted.check_job(arguments.job, request)
     wanted.check_environment(tuple(arguments.env))
     gcloud.create(place, request)
-    if not _preflight(arguments):
-        return FAILED
+    if refused := _preflight(arguments):
+        return refused
     path, code = _code(arguments)
     job = wanted.Job(arguments.job, code, tuple(arguments.env))
     say(f"job {job.name}, code {path}")
@@ -171,12 +171,8 @@ def emitted(arguments: argparse.Namespace, clock: watch.Clock) -> int:
 def _ended(arguments: argparse.Namespace, there: cloud.Cloud, decision: babysitter.Decision) -> int:
     """Says how the job ended, shows the log of a failure, and takes the slices down if asked to."""
     state = babysitter.State
-    if decision.state in (state.REFUSED, state.UNREACHABLE):
-        raise bad_input.BadInput(
-            "NAME", f"{arguments.name}: {decision.reason}", "a request that can be fulfilled, and hosts that answer ssh"
-        )
-    if decision.state is state.OCCUPIED:
-        raise bad_input.BadInput("-- COMMAND", decision.reason, "slices without another job; --replace stops it first")
+    if decision.state not in (state.DONE, state.FAILED):
+        return _refused(decision)
     if decision.state is state.FAILED:
         sight = there.look()
         there.logs(sight, 50, False, show)
@@ -191,6 +187,20 @@ def _ended(arguments: argparse.Namespace, there: cloud.Cloud, decision: babysitt
     return DONE if decision.state is state.DONE else FAILED
 
 
+def _refused(decision: babysitter.Decision) -> int:
+    """Says why it cannot go on."""
+    state = babysitter.State
+    if decision.state is state.OCCUPIED:
+        raise bad_input.BadInput("-- COMMAND", decision.reason, "slices without another job; --replace stops it first")
+    if decision.state is state.UNREACHABLE:
+        raise bad_input.BadInput(
+            "ssh", decision.reason, "hosts that let ssh in (firewall, or --internal-ip from within the network)"
+        )
+    # What the cloud has said, in the house's form already.
+    say(f"jaxgen: {decision.reason}")
+    return BAD_INPUT
+
+
 def _first_failure(answers: tuple[hosts.Host, ...]) -> None:
     newest = max((each.number for host in answers for each in host.attempts), default=0)
     first = hosts.first_failure(answers, newest)
@@ -198,19 +208,18 @@ def _first_failure(answers: tuple[hosts.Host, ...]) -> None:
         say(f"first to fail: host {first[0].label}, exit code {first[1].code}, {watch.stamp(first[1].time)} UTC, attempt {newest}")
 
 
-def _preflight(arguments: argparse.Namespace) -> bool:
-    """Compiles the job for the slice on this machine, unless told otherwise; False where it does not fit."""
+def _preflight(arguments: argparse.Namespace) -> int:
+    """Compiles the job for the slice on this machine, unless told otherwise; returns the exit code of that."""
     words = arguments.job and wanted.preflight_arguments(arguments.job, arguments.slice, arguments.slices)
     if arguments.no_preflight or not words:
-        return True
-    command = ("bash", str(ROOT / "launch" / "local.sh"), *words)
+        return DONE
     if arguments.dry_run:
         show(shlex.join(("bash", "launch/local.sh", *words)))
-        return True
-    code = subprocess.run(command, check=False).returncode
+        return DONE
+    code = subprocess.run(("bash", str(ROOT / "launch" / "local.sh"), *words), check=False).returncode
     if code:
         say(f"jaxgen: preflight ended with {code}: nothing was rented; --no-preflight goes on nevertheless")
-    return code == 0
+    return code
 
 
 def _code(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -309,7 +318,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zone", required=True, help="for example us-west4-a")
     parser.add_argument("--project", help="default: the one gcloud is set to")
-    parser.add_argument("--internal-ip", action="store_true", help="connect by internal addresses, from within the network")
+    parser.add_argument("--internal-ip", action="store_true", help="no external addresses; connect from within the network")
 
 
 def _add_emit(parser: argparse.ArgumentParser) -> None:

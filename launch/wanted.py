@@ -33,7 +33,7 @@ class Place:
     Attributes:
       zone: for example us-central2-b.
       project: None takes the one that gcloud is set to.
-      internal_ip: connect to hosts by their internal addresses (from a machine in the same network).
+      internal_ip: hosts have internal addresses alone, and are reached from a machine in the same network.
     """
 
     zone: str

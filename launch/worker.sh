@@ -72,7 +72,8 @@ finish() { # ATTEMPT CODE: the first code stays, and a reader sees all of it or 
 unpack() {
   cd "$home/code" || exit 1
   [ -d "$1" ] && return
-  echo "$1  $1.tar.gz" | sha256sum --check --status || { echo "the archive $1.tar.gz did not arrive whole" >&2; exit 1; }
+  # Named by what it holds, before compression.
+  [ "$(gzip -dc "$1.tar.gz" | sha256sum)" = "$1  -" ] || { echo "the archive $1.tar.gz did not arrive whole" >&2; exit 1; }
   rm -rf ".$1" && mkdir ".$1" && tar -xzf "$1.tar.gz" -C ".$1" && mv ".$1" "$1"
 }
 
@@ -123,6 +124,8 @@ supervise() { # ATTEMPT CODE NAME=VALUE... -- ARGUMENTS...
     shift
   done
   shift
+  # The log is read while it is written.
+  export PYTHONUNBUFFERED=1
   cd "$home" || exit 1
   (run_jaxgen "$home/code/$code" "$@") </dev/null &
   child=$!

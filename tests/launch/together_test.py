@@ -10,6 +10,7 @@ import pytest
 
 from launch import tpu_vm
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hosts of TPUs run Linux")
 PLACE = ("--zone", "us-west4-a")
 # Stands for launch/local.sh: a training that needs three steps, keeps them in the "bucket" and stops when asked to.
 LOCAL = f"""case $1 in preflight | --help) exit 0 ;; esac

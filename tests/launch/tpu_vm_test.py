@@ -1,5 +1,6 @@
 """Slices from creation to the end of a job, against a `gcloud` that checks each command and plays back recorded answers."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -87,10 +88,41 @@ def test_several_slices_are_one_request_and_one_job(play, clock, capsys):
 
 def test_a_preflight_that_fails_stops_before_gcloud(play, tree, clock, capsys):
     played = play([])
-    (tree / "code").write_text("1")
-    assert tpu_vm.main([*RUN, "--", *JOB], clock) == 1
+    for code in (1, 2):
+        (tree / "code").write_text(str(code))
+        for command in ("run", "up"):
+            words = [command, *RUN[1:5], "--spot", *PLACE] if command == "up" else RUN
+            assert tpu_vm.main([*words, "--", *JOB], clock) == code
+            assert f"preflight ended with {code}" in capsys.readouterr().err
     played.check()
-    assert "preflight ended with 1" in capsys.readouterr().err
+
+
+def test_up_makes_the_slices_ready_and_starts_nothing(play, tree, clock, capsys):
+    played = play("preempted")
+    steps = json.loads((played.folder / "steps.json").read_text())
+    started = next(number for number, step in enumerate(steps) if "worker.sh start" in step["words"][-2])
+    played = play([step for step in steps[:started] if "worker.sh status" not in step["words"][-2]])
+    assert tpu_vm.main(["up", *RUN[1:5], *PLACE, "--", *JOB], clock) == 0
+    played.check()
+    assert states(capsys.readouterr().err) == ["ABSENT", "QUEUED", "QUEUED", "READY"]
+    assert (tree / "calls").exists()
+
+
+def test_up_wants_to_know_what_will_run_for_preflight(play, clock, capsys):
+    played = play([])
+    assert tpu_vm.main(["up", *RUN[1:5], *PLACE], clock) == 2
+    played.check()
+    assert "-- COMMAND: found '', needed the command that will be run" in capsys.readouterr().err
+
+
+def test_another_job_on_the_slices_is_left_alone(play, clock, capsys):
+    played = play("failed")
+    steps = json.loads((played.folder / "steps.json").read_text())[:3]
+    steps[2]["out"] = steps[2]["out"].replace("busy=", "busy=another-").replace("attempts=1:running:-:-", "attempts=-")
+    played = play(steps)
+    assert tpu_vm.main([*RUN, "--", *JOB], clock) == 2
+    played.check()
+    assert "needed slices without another job; --replace stops it first" in capsys.readouterr().err
 
 
 def test_preflight_is_left_out_when_told_so(play, tree, clock):
@@ -250,6 +282,18 @@ def test_without_gcloud_one_line_says_so(tree, tmp_path, monkeypatch, clock, cap
     assert "jaxgen: gcloud: found 'no such program on PATH', needed the Google Cloud CLI" in capsys.readouterr().err
 
 
+def test_ssh_that_needs_the_user_is_not_taken_for_lost_hosts(play, clock, capsys):
+    played = play("failed")
+    steps = json.loads((played.folder / "steps.json").read_text())[:3]
+    agent = 'SSH Key is not present in the SSH agent. Please run "ssh-add ~/.ssh/google_compute_engine" to add it, and try again.'
+    steps[2] |= {"out": "", "code": 1, "err": f"ERROR: (gcloud.compute.tpus.tpu-vm.ssh) {agent}"}
+    played = play(steps)
+    assert tpu_vm.main([*RUN, "--", *JOB], clock) == 2
+    played.check()
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxgen:")]
+    assert said == "jaxgen: ssh: found 'a key that the agent does not hold', needed ssh-add ~/.ssh/google_compute_engine"
+
+
 def test_a_request_for_something_else_of_that_name_is_not_touched(play, clock, capsys):
     step = failing("", describe=True)[0]
     specification = '{"nodeId": "demo", "node": {"acceleratorType": "v5litepod-64"}}'
@@ -267,7 +311,8 @@ def test_a_request_that_cannot_be_fulfilled_is_not_created_for_ever(play, clock,
     played = play([step])
     assert tpu_vm.main([*RUN, "--no-preflight", "--", *JOB], clock) == 2
     played.check()
-    assert "needed a zone that has v5litepod-16" in capsys.readouterr().err
+    said = "jaxgen: --zone: found 'us-west4-a', needed a zone that has v5litepod-16"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 def test_passing_failures_are_waited_out_longer_each_time(play, clock, capsys):

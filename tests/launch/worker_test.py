@@ -11,6 +11,7 @@ import pytest
 
 from launch import archive, hosts
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hosts of TPUs run Linux")
 WORKER = pathlib.Path(__file__).parents[2] / "launch" / "worker.sh"
 # Stands for launch/local.sh and jaxgen: notes that it runs, then does as its first argument says.
 CHILD = f"""exec {sys.executable} -c '
@@ -144,6 +145,13 @@ def test_started_twice_it_runs_once(host):
     assert (host.home / "runs").read_text() == "x"
 
 
+def test_of_many_jobs_started_at_once_one_runs(host):
+    commands = " & ".join(hosts.start(f"job{number}", 1, "c0de", (), ("deaf",)) for number in range(8))
+    host.bash(f"{commands}; wait")
+    host.wait(lambda seen: seen.busy is not None)
+    assert len(list(host.files.glob("jobs/*/1"))) == 1
+
+
 def test_a_running_job_is_not_joined_by_another(host):
     host.start("save")
     host.begun()
@@ -173,8 +181,10 @@ def test_a_shutdown_that_signals_every_process_is_heard_once(host):
 def test_what_does_not_end_is_killed(host):
     host.start("deaf")
     host.begun()
+    child = pathlib.Path("/proc") / (host.files / "jobs" / "job" / "1" / "child").read_text().strip() / "stat"
     host.bash(hosts.stop(0))
     assert host.ended().code == 137
+    assert not child.exists() or child.read_text().split()[2] == "Z"
     assert host.bash(hosts.stop(0)).returncode == 0
 
 
@@ -198,6 +208,24 @@ def test_after_a_restart_of_the_machine_another_process_with_its_pid_is_not_it(h
     assert host.status().attempt(1).state == "lost"
 
 
+def test_a_process_that_nobody_has_waited_for_does_not_run(host):
+    host.start("save")
+    host.begun()
+    zombie = subprocess.Popen(["true"])
+    stat = pathlib.Path(f"/proc/{zombie.pid}/stat")
+    while stat.read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    attempt = host.files / "jobs" / "job" / "1"
+    supervisor = host.pid()
+    (attempt / "identity").write_text(f"{boot} {stat.read_text().split()[21]}\n")
+    (attempt / "pid").write_text(str(zombie.pid))
+    state = host.status().attempt(1).state
+    (attempt / "pid").write_text(str(supervisor))
+    zombie.wait()
+    assert state == "lost"
+
+
 def test_logs_carry_the_host_and_follow_to_the_end(host):
     host.start("save")
     host.begun()
@@ -219,6 +247,9 @@ def test_code_is_unpacked_whole_or_not_at_all(host, tree):
     packed.write_bytes(data[:-10])
     assert host.bash(hosts.unpack(code)).returncode != 0
     assert host.bash(hosts.has_code(code)).returncode == 1
+    (tree / "more").write_text("")
+    packed.write_bytes(archive.pack(tree))
+    assert host.bash(hosts.unpack(code)).returncode != 0
     packed.write_bytes(data)
     # What an unpacking that was killed has left.
     (host.files / "code" / f".{code}").mkdir()
