@@ -131,13 +131,13 @@ class Cloud:
 
         Raises:
           BadInput: ssh needs something from the user.
-          failures.Failed: a host did not answer, or could not install.
+          failures.Failed: a host did not answer; `CommandFailed`: it could not unpack or install.
         """
 
         def one(number: int, node: str) -> None:
             words = gcloud.ssh(self._place, node, hosts.has_code(code))
             there = self._runner.run(words)
-            if there.code == gcloud.SSH_FAILED:
+            if there.code == failures.SSH_FAILED:
                 raise failures.meaning(there.err, words, self._request)
             if there.code:
                 self._checked(gcloud.scp(self._place, archive, node, hosts.archive_path(code)))
@@ -150,7 +150,7 @@ class Cloud:
         """Starts an attempt on all hosts.
 
         Raises:
-          failures.Failed: a host did not answer, or is occupied.
+          failures.Failed: a host did not answer; `CommandFailed`: it is occupied.
         """
         command = hosts.start(job.name, attempt, job.code, job.environment, job.arguments)
         self._each(lambda number, node: self._on(node, command), self._nodes)
@@ -177,7 +177,10 @@ class Cloud:
         return self._request.nodes
 
     def _on(self, node: str, command: str) -> None:
-        self._checked(gcloud.ssh(self._place, node, command))
+        words = gcloud.ssh(self._place, node, command)
+        result = self._runner.run(words)
+        if result.code:
+            raise failures.of_host(result.code, result.err, words)
 
     def _checked(self, words: tuple[str, ...]) -> gcloud.Result:
         result = self._runner.run(words)

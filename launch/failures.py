@@ -12,10 +12,17 @@ class Failed(RuntimeError):
     """A command failed for a reason that may pass."""
 
 
+class CommandFailed(Failed):
+    """A command on a host ended with a code of its own: gcloud and ssh have done their part."""
+
+
 class QuotaUsed(bad_input.BadInput):
     """The project may not have as many chips; or it will, once those of a deleted request are counted as free."""
 
 
+# Of gcloud when ssh itself fails; any other code is that of the command on the host.
+SSH_FAILED = 255
+_ERROR = re.compile(r"^ERROR: (?:\([\w.-]+\) )?", re.M)
 _ACCOUNT = r"active account|gcloud auth login|reauthenticat|invalid_grant"
 _PROJECT = r"required property \[project\]|attribute \[project\]|project .*(not found|does not exist)"
 _SWITCHED_OFF = r"SERVICE_DISABLED|has not been used in project|api.*not enabled|it is disabled"
@@ -80,15 +87,22 @@ def meaning(err: str, words: tuple[str, ...], request: wanted.Request | None = N
     return Failed(said or f"{' '.join(words[:5])} failed without a word")
 
 
+def of_host(code: int, err: str, words: tuple[str, ...]) -> Exception:
+    """The exception for an ssh command that ended with `code`: as `meaning`, or `CommandFailed`."""
+    if code == SSH_FAILED or _ERROR.search(err):
+        return meaning(err, words)
+    return CommandFailed(f"a host answered with exit code {code}: {sentence(err)}")
+
+
 def is_absent(err: str) -> bool:
     """True where the answer to a question about a request is that there is none."""
     return bool(re.search(r"NOT_FOUND|queuedResources/\S+.* not found|queued ?resource .*not found", sentence(err), re.I))
 
 
 def sentence(err: str) -> str:
-    """What gcloud said, on one line: from "ERROR" on, without warnings and progress before it; at most 300 characters."""
-    start = re.search(r"^ERROR: (?:\([\w.-]+\) )?", err, re.M)
-    return " ".join((err[start.end() :] if start else err).split())[:300]
+    """What was said, on one line of at most 300 characters: by gcloud from "ERROR" on; by a command on a host, the end of it."""
+    start = _ERROR.search(err)
+    return " ".join(err[start.end() :].split())[:300] if start else " ".join(err.split())[-300:]
 
 
 def missing(program: str) -> bad_input.BadInput:

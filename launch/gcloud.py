@@ -11,8 +11,6 @@ from jaxgen import bad_input
 from launch import failures, wanted
 
 TPUS = ("gcloud", "compute", "tpus")
-# ssh itself failed; any other code is that of the remote command.
-SSH_FAILED = 255
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ A word @FILE stands for the options in FILE, as they would be typed. launch/READ
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
 import shlex
 import subprocess
@@ -38,7 +37,6 @@ COMMANDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class Dry:
     """A clock that does not wait, for `--dry-run`."""
 
@@ -89,6 +87,7 @@ def up(arguments: argparse.Namespace, clock: watch.Clock) -> int:
         raise bad_input.BadInput("-- COMMAND", "", "the command that will be run, for preflight; or --no-preflight")
     if arguments.job:
         wanted.check_job(arguments.job, request)
+    # A shape that cannot be asked for is refused before preflight takes its time.
     gcloud.create(place, request)
     if refused := _preflight(arguments):
         return refused
@@ -107,6 +106,7 @@ def run(arguments: argparse.Namespace, clock: watch.Clock) -> int:
     request, place = _request(arguments), _place(arguments)
     wanted.check_job(arguments.job, request)
     wanted.check_environment(tuple(arguments.env))
+    # A shape that cannot be asked for is refused before preflight takes its time.
     gcloud.create(place, request)
     if refused := _preflight(arguments):
         return refused

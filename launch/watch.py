@@ -13,10 +13,11 @@ from launch.babysitter import Action, Decision, State
 
 # Seconds between looks.
 POLL = 30.0
-# Seconds before the first recreation, and before a failed command is tried again; doubled each time in a row, up to the second.
+# Seconds between deletion and recreation, and before a failed command is tried again; doubled each time in a row, up to the second.
 BACKOFF, LONGEST = 30.0, 600.0
-# Failed commands in a row before the babysitter gives up: a bit more than two hours.
-TROUBLES = 20
+# Failed commands in a row before the babysitter gives up: a bit more than two hours. What fails on a host, an installation for
+# example, mostly fails again, and chips are waiting.
+TROUBLES, HOST_TROUBLES = 20, 3
 # Seconds for saving before a job is killed.
 STOPPING = 120
 
@@ -95,9 +96,9 @@ class Watch:
                 troubles = 0
             except failures.Failed as trouble:
                 troubles += 1
-                if troubles > TROUBLES:
+                if troubles > (HOST_TROUBLES if isinstance(trouble, failures.CommandFailed) else TROUBLES):
                     raise
-                self._tell(f"gcloud: {trouble}; again in {backoff(troubles):.0f} s")
+                self._tell(f"{trouble}; again in {backoff(troubles):.0f} s")
                 self._clock.sleep(backoff(troubles))
 
     def _observe(self) -> babysitter.Observation:
@@ -115,9 +116,10 @@ class Watch:
         if decision.action is Action.CREATE:
             self._create()
         elif decision.action is Action.DELETE:
-            self._tell("deleting the request")
-            self._cloud.delete()
             self._recreations += 1
+            self._tell(f"deleting the request; looking again in {backoff(self._recreations):.0f} s")
+            self._cloud.delete()
+            self._clock.sleep(backoff(self._recreations))
         elif decision.action is Action.STOP:
             self._tell("stopping what is left of the job")
             self._cloud.stop(STOPPING)
@@ -129,14 +131,10 @@ class Watch:
             self._policy = dataclasses.replace(self._policy, again=False)
         if decision.state is State.RUNNING:
             self._recreations = 0
-        if decision.action is Action.WAIT or decision.action is Action.START:
+        if decision.action in (Action.WAIT, Action.START):
             self._clock.sleep(POLL)
 
     def _create(self) -> None:
-        if self._recreations:
-            seconds = backoff(self._recreations)
-            self._tell(f"creating the request again in {seconds:.0f} s")
-            self._clock.sleep(seconds)
         try:
             self._cloud.create()
         except failures.QuotaUsed as complaint:

@@ -74,7 +74,8 @@ unpack() {
   [ -d "$1" ] && return
   # Named by what it holds, before compression.
   [ "$(gzip -dc "$1.tar.gz" | sha256sum)" = "$1  -" ] || { echo "the archive $1.tar.gz did not arrive whole" >&2; exit 1; }
-  rm -rf ".$1" && mkdir ".$1" && tar -xzf "$1.tar.gz" -C ".$1" && mv ".$1" "$1"
+  # Runs with a relative name stay where they are when the code changes.
+  mkdir -p "$home/runs" && rm -rf ".$1" && mkdir ".$1" && tar -xzf "$1.tar.gz" -C ".$1" && ln -sfn "$home/runs" ".$1/runs" && mv ".$1" "$1"
 }
 
 environment_of() { echo "$home/environments/$(sha256sum <"$1/pyproject.toml" | cut -c 1-16)"; }
@@ -126,8 +127,9 @@ supervise() { # ATTEMPT CODE NAME=VALUE... -- ARGUMENTS...
   shift
   # The log is read while it is written.
   export PYTHONUNBUFFERED=1
-  cd "$home" || exit 1
-  (run_jaxgen "$home/code/$code" "$@") </dev/null &
+  # Names of configurations are meant from the top of the code.
+  cd "$home/code/$code" || exit 1
+  (run_jaxgen "$PWD" "$@") </dev/null &
   child=$!
   echo "$child" >"$attempt/child"
   # A signal to this shell ends `wait` early; the child lives on, so it is waited for again. 127: it was waited for already.

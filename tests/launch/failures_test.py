@@ -53,6 +53,18 @@ def test_zones_and_rights_are_told_apart(said, option):
     assert isinstance(meaning, bad_input.BadInput) and meaning.option == option
 
 
+def test_a_command_that_fails_on_a_host_is_told_from_ssh_that_fails():
+    noise = "SSH: Attempting to connect to worker 0...\n" * 20
+    broken = failures.of_host(1, f"{noise}No space left on device\n", SSH)
+    assert isinstance(broken, failures.CommandFailed) and str(broken).endswith("No space left on device")
+    for code, err in (
+        (255, noise),
+        (1, f"{noise}ERROR: (gcloud.compute.tpus.tpu-vm.ssh) NOT_FOUND: Resource 'nodes/demo' was not found"),
+    ):
+        lost = failures.of_host(code, err, SSH)
+        assert isinstance(lost, failures.Failed) and not isinstance(lost, failures.CommandFailed)
+
+
 def test_what_is_absent_is_told_from_what_failed():
     assert failures.is_absent("ERROR: (gcloud.x) NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/demo' was not found")
     assert not failures.is_absent("ERROR: (gcloud.x) UNAVAILABLE: not now")

@@ -104,6 +104,18 @@ def test_a_gcloud_that_always_fails_is_given_up(run, clock):
     assert len(clock.slept) == watch.TROUBLES and max(clock.slept) == watch.LONGEST
 
 
+def test_a_request_that_stays_after_its_deletion_is_not_deleted_without_pause(run, clock):
+    cloud = Cloud([SUSPENDED, SUSPENDED, SUSPENDED, ABSENT, DONE])
+    run(cloud)
+    assert clock.slept == [30.0, 60.0, 120.0]
+
+
+def test_what_fails_on_a_host_is_tried_three_times_more(run, clock):
+    with pytest.raises(failures.CommandFailed):
+        run(Cloud([ABSENT] * 100, [failures.CommandFailed("no space left")] * 100))
+    assert len(clock.slept) == watch.HOST_TROUBLES
+
+
 def test_each_change_of_state_is_one_line_with_the_time(run):
     run(Cloud([ABSENT, Observation("PROVISIONING"), Observation("PROVISIONING"), RUNNING, RUNNING, DONE]))
     assert run.said == [

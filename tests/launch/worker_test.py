@@ -122,6 +122,21 @@ def test_variables_arguments_and_code_arrive_as_they_were_given(host):
     assert host.log() == f"runs two words; $HOME {host.files}/code/c0de {list(words)}\n"
 
 
+def test_configurations_are_found_and_runs_outlive_a_change_of_code(host, tree):
+    (tree / "launch" / "local.sh").write_text('cat configs/x.py && echo "$1" >>runs/mine')
+    (tree / "configs").mkdir()
+    for number in (1, 2):
+        (tree / "configs" / "x.py").write_text(f"version {number}")
+        data = archive.pack(tree)
+        code = archive.digest(data)
+        (host.home / hosts.archive_path(code)).write_bytes(data)
+        assert host.bash(hosts.unpack(code)).returncode == 0
+        assert host.bash(hosts.start("job", number, code, (), (str(number),))).returncode == 0
+        assert host.ended(number).code == 0
+        assert host.log(number) == f"version {number}"
+    assert (host.files / "runs" / "mine").read_text() == "1\n2\n"
+
+
 def test_a_start_returns_at_once_and_the_job_outlives_it(host):
     began = time.monotonic()
     # All output is read to its end: a job that held on to it would block this, as it would block ssh.
