@@ -151,7 +151,7 @@ def get_config():
 def test_the_module_imports_no_other_room():
     script = "import sys, jaxgen.experiment; print(*sorted(m for m in sys.modules if m.startswith('jaxgen')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["jaxgen", "jaxgen.experiment", "jaxgen.types"]
+    assert done.stdout.split() == ["jaxgen", "jaxgen.bad_input", "jaxgen.experiment", "jaxgen.types"]
 
 
 # Overriding.
