@@ -53,7 +53,7 @@ def processes(model, name):
 
 
 def until(condition):
-    end = time.monotonic() + 8
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -55,7 +55,7 @@ class Host:
 
     def bash(self, command, **more):
         return subprocess.run(
-            ["bash", "-c", command], cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=20, **more
+            ["bash", "-c", command], cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=60, **more
         )
 
     def start(self, *arguments, job="job", attempt=1, variables=()):
@@ -67,7 +67,7 @@ class Host:
 
     def wait(self, condition):
         """The first status that fulfils the condition."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             host = self.status()
             if condition(host):
@@ -249,7 +249,7 @@ def test_logs_carry_the_host_and_follow_to_the_end(host):
     )
     assert follower.stdout.readline().startswith("[7-3] runs")
     host.bash(hosts.stop(10))
-    rest, _ = follower.communicate(timeout=15)
+    rest, _ = follower.communicate(timeout=60)
     assert rest == "[7-3] heard 1\n"
     assert host.bash(hosts.log(7, 1, True)).stdout == "[7-3] heard 1\n"
 
