@@ -43,7 +43,7 @@ def get_config() -> Experiment:
             channels=3,
             vocabulary=448,
             text_length=28,
-            edge=ConvolutionalEdge(before=1, after=2, inner=2),
+            edge=ConvolutionalEdge(before=1, after=1, inner=3),
             activation="squared_relu",
             gates=Gates.RANDOM,
             scaling=Scaling(base_width=64),
@@ -54,7 +54,7 @@ def get_config() -> Experiment:
         optimizer=Muon(
             learning_rate=4.5e-3, b2=0.98, matrix_rate=5.0, momentum=0.9, schedule="wsd", warmup_steps=50, decay_share=0.4
         ),
-        training=Training(steps=12_000, log_every=20, checkpoint_every=1000),
+        training=Training(steps=12_500, log_every=20, checkpoint_every=1000),
         sampler=Sampler(steps=40, stepper=Ancestral(), guidance=3.0, grid=Uniform(shift=2.0)),
         evaluation=Evaluation(samples=480, judge=SceneJudge(), train_images=6_000),
         mesh=MeshShape(),

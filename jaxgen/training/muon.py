@@ -7,11 +7,12 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxgen import mup, types
 from jaxgen.training.optimizer import AdamW
+from jaxgen.training.orthogonal import orthogonalized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +53,25 @@ class Muon(AdamW):
         matrices = multipliers.matrix
         labels = jax.tree.map(lambda _, matrix: "adam" if matrix is None else "muon", multipliers.epsilon, matrices)
 
-        def dimensions(tree: types.PyTree) -> types.PyTree:
-            return jax.tree.map(_dimensions, tree, matrices, is_leaf=_is_masked)
-
-        def to_shape(updates: types.PyTree, params: types.PyTree = None) -> types.PyTree:
+        def directions(updates: types.PyTree, params: types.PyTree = None) -> types.PyTree:
             del params
-            return jax.tree.map(lambda u, matrix: u if matrix is None else u * _gain(u, matrix), updates, matrices)
+            return jax.tree.map(_direction, updates, matrices, is_leaf=_is_masked)
 
-        muon = scale_by_muon(beta=self.momentum, weight_dimension_numbers=dimensions)
-        rules = {"muon": muon, "adam": super().direction(multipliers)}
-        return optax.chain(optax.partition(rules, labels), optax.stateless(to_shape))
-
-
-def _dimensions(leaf: Any, matrix: mup.Matrix | None) -> Any:
-    if _is_masked(leaf) or matrix is None:
-        return leaf
-    return MuonDimensionNumbers(reduction_axis=matrix.inputs, output_axis=matrix.outputs)
+        muon = optax.chain(optax.trace(self.momentum, nesterov=True), optax.stateless(directions))
+        return optax.partition({"muon": muon, "adam": super().direction(multipliers)}, labels)
 
 
-def _gain(update: jax.Array, matrix: mup.Matrix) -> float:
-    inputs, outputs = (math.prod(update.shape[axis] for axis in group) for group in (matrix.inputs, matrix.outputs))
-    return math.sqrt(outputs / inputs)
+def _direction(update: Any, matrix: mup.Matrix | None) -> Any:
+    """Each matrix of a parameter made orthogonal and brought to its size; what Muon does not update passes."""
+    if _is_masked(update) or matrix is None:
+        return update
+    sizes = [math.prod(update.shape[axis] for axis in group) for group in (matrix.inputs, matrix.outputs)]
+    order = (*matrix.inputs, *matrix.outputs)
+    stack = [axis for axis in range(-update.ndim, 0) if axis not in order]
+    moved = jnp.transpose(update, [axis % update.ndim for axis in (*stack, *order)])
+    found = orthogonalized(moved.reshape(-1, *sizes)).reshape(moved.shape)
+    back = [(*stack, *order).index(axis) for axis in range(-update.ndim, 0)]
+    return jnp.transpose(found, back) * math.sqrt(sizes[1] / sizes[0])
 
 
 def _is_masked(leaf: Any) -> bool:
