@@ -74,6 +74,11 @@ class Run:
         return self.root / "evaluation"
 
     @property
+    def profile(self) -> UPath:
+        """Folder of traces."""
+        return self.root / "profile"
+
+    @property
     def tensorboard(self) -> UPath:
         """Folder of TensorBoard event files."""
         return self.root / "tensorboard"

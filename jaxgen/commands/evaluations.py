@@ -24,10 +24,14 @@ from jaxgen.evaluation import evaluation as evaluations
 from jaxgen.evaluation import real, sample_store
 from jaxgen.evaluation.generate import Generator
 from jaxgen.evaluation.report import page
+from jaxgen.parallel.hosts import Hosts
 from jaxgen.training import checkpoint, logs, manifest
 from jaxgen.training import step as steps
 
 log = logging.getLogger(__name__)
+
+# How long hosts wait for host 0 to say what is to be drawn.
+_SECONDS = 1800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +65,12 @@ class Session:
         runs: Sequence[tuple[run.Run, experiments.Experiment]],
         mesh: jax.sharding.Mesh,
         seed: int,
+        hosts: Hosts,
         trust: tuple[str, ...] = (),
     ) -> None:
         first = runs[0][1]
         self.evaluation = first.evaluation or evaluations.Evaluation()
-        self.mesh, self.seed, self.trust = mesh, seed, trust
+        self.mesh, self.seed, self.hosts, self.trust = mesh, seed, hosts, trust
         self._splits: dict[str, real.Split] = {}
         self.subjects = []
         for folder, experiment in runs:
@@ -77,14 +82,17 @@ class Session:
         self.evaluation.target(self.subjects[0].test)
 
     def run(self, comparison: upath.UPath | None = None) -> list[dict[str, Any]]:
-        """Draws, scores and reports each run; returns the content of each metrics.json.
+        """Draws, scores and reports each run; returns the content of each metrics.json, on host 0.
 
         Args:
           comparison: where the page goes that shows several runs side by side.
         """
         found, pages = [], []
         for subject in self.subjects:
-            images, finite = self._draw(subject)
+            drawn = self._draw(subject)
+            if drawn is None:
+                continue
+            images, finite = drawn
             log.info("%s: scoring %d samples", subject.folder.root, len(images))
             train = self._read(subject.experiment, "train", self.evaluation.train_images)
             scores = evaluations.score(self.evaluation, images, finite, subject.rows, train, subject.test, subject.experiment.data)
@@ -97,7 +105,7 @@ class Session:
                 log.warning("%s", flag)
             log.info("%s", folder / "report.html")
             found.append(figures)
-        if comparison is not None:
+        if comparison is not None and self.hosts.first:
             run.write_whole(comparison, page.render(pages, "Evaluation of " + ", ".join(one.name for one in pages)).encode())
             log.info("%s", comparison)
         return found
@@ -109,7 +117,7 @@ class Session:
     def _checkpoint(self, folder: run.Run, experiment: experiments.Experiment, item: str) -> int:
         with jax.set_mesh(self.mesh):
             target = {item: steps.build(experiment, self.mesh).state.items()[item]}
-        with checkpoint.Checkpoints(folder) as checkpoints:
+        with checkpoint.Checkpoints(folder, hosts=self.hosts) as checkpoints:
             return session.drawing_checkpoint(checkpoints, folder, experiment, target)
 
     def _read(self, experiment: experiments.Experiment, split: str, limit: int | None = None) -> real.Split:
@@ -127,14 +135,15 @@ class Session:
                 needed = f"those of {first.folder.root}: {first.test.images.shape} ({first.test.fingerprint})"
                 raise types.BadInput("run", found, needed)
 
-    def _draw(self, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, subject: Subject) -> tuple[np.ndarray, np.ndarray] | None:
+        """Samples and whether each was finite; None on other hosts than the first, which keeps them."""
         experiment, rows = subject.experiment, subject.rows
         count = len(rows["index"])
 
         def drawing(places: np.ndarray):
             with jax.set_mesh(self.mesh):
                 target = {subject.item: steps.build(experiment, self.mesh).state.items()[subject.item]}
-            with checkpoint.Checkpoints(subject.folder) as checkpoints:
+            with checkpoint.Checkpoints(subject.folder, hosts=self.hosts) as checkpoints:
                 params = checkpoints.restore(subject.step, target)[subject.item]
             generator = Generator(experiment, self.mesh, self.seed)
             fields = {name: values[places] for name, values in generator.conditions(rows).items()}
@@ -154,8 +163,30 @@ class Session:
             count,
             zlib.crc32(b"".join(asked)),
         )
-        name = f"samples-{subject.step:08d}-{zlib.crc32(repr(facts).encode()):08x}.npz"
-        return sample_store.draw(subject.folder.evaluation / name, count, experiment.sampler.images_per_device, drawing)
+        path = subject.folder.evaluation / f"samples-{subject.step:08d}-{zlib.crc32(repr(facts).encode()):08x}.npz"
+        if self.hosts.count == 1:
+            return sample_store.draw(path, count, experiment.sampler.images_per_device, drawing)
+        asked: list[np.ndarray] = []
+
+        def all_drawing(places: np.ndarray):
+            asked.append(places)
+            self._places(places)
+            yield from drawing(places)
+
+        if self.hosts.first:
+            found = sample_store.draw(path, count, experiment.sampler.images_per_device, all_drawing)
+            if not asked:
+                self._places(np.arange(0))
+            return found
+        # What is there already, host 0 alone knows.
+        if len(places := self._places(np.arange(0))):
+            for _ in drawing(places):
+                pass
+        return None
+
+    def _places(self, places: np.ndarray) -> np.ndarray:
+        """The places among the samples that host 0 wants to be drawn."""
+        return np.asarray(json.loads(self.hosts.gather("samples to draw", json.dumps(places.tolist()), _SECONDS)[0]), np.int64)
 
     def _about(self, subject: Subject) -> dict[str, Any]:
         """What was evaluated, and how."""

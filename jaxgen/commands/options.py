@@ -31,3 +31,16 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {number}, needed at least 1")
     return number
+
+
+def add_join(parser: argparse.ArgumentParser) -> None:
+    meaning = "how long to wait for the other hosts, where the job has several (default 600)"
+    parser.add_argument("--join-within", type=positive, default=600, metavar="SECONDS", help=meaning)
+
+
+def steps(text: str) -> tuple[int, int]:
+    """First and last step, for argparse."""
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"found {text!r}, needed FIRST:LAST, two steps")
+    return int(first), int(last)

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--caption", action="append", metavar="TEXT", help="draw this; repeatable (default: the test captions)")
     parser.add_argument("--seed", type=int, help="noise (default: the experiment's seed)")
     parser.add_argument("--each", action="store_true", help="also write every picture as a file of its own")
+    options.add_join(parser)
     options.add_json(parser)
 
 
@@ -28,24 +29,26 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxgen.training import checkpoint
     from jaxgen.training import step as steps
 
-    folder = runs.Run(arguments.run).require()
-    experiment, _ = session.load(arguments, arguments.run)
-    player = session.generator_player(experiment)
-    item = session.sampled_item(experiment, player)
-    count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
-    seed = session.chosen_seed(arguments.seed, experiment)
-    rows = samples.wanted(experiment, count, arguments.caption)
-    mesh = session.drawing_mesh(experiment, any(text.startswith("mesh.") for text in arguments.set))
-    with jax.set_mesh(mesh):
-        built = steps.build(experiment, mesh)
-    with checkpoint.Checkpoints(folder) as checkpoints:
-        target = {item: built.state.items()[item]}
-        step = session.drawing_checkpoint(checkpoints, folder, experiment, target)
-        params = checkpoints.restore(step, target)[item]
-    # Other settings, another name: a grid of one's own does not replace the one that training drew.
-    settings = (experiments.dump(experiment.sampler), seed, count, arguments.caption)
-    name = f"step-{step:08d}-{zlib.crc32(repr(settings).encode()):08x}"
-    generator = Generator(experiment, mesh, seed)
-    figures = samples.draw(experiment, generator, params, folder, name, rows, each=arguments.each)
-    session.write_json(arguments.json, {"run": str(folder.root), "step": step, **figures})
+    with session.joined(arguments.join_within) as team:
+        folder = runs.Run(arguments.run).require()
+        experiment, _ = session.load(arguments, arguments.run)
+        player = session.generator_player(experiment)
+        item = session.sampled_item(experiment, player)
+        count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
+        seed = session.chosen_seed(arguments.seed, experiment)
+        rows = samples.wanted(experiment, count, arguments.caption)
+        mesh = session.drawing_mesh(experiment, any(text.startswith("mesh.") for text in arguments.set))
+        with jax.set_mesh(mesh):
+            built = steps.build(experiment, mesh)
+        with checkpoint.Checkpoints(folder, hosts=team) as checkpoints:
+            target = {item: built.state.items()[item]}
+            step = session.drawing_checkpoint(checkpoints, folder, experiment, target)
+            params = checkpoints.restore(step, target)[item]
+        # Other settings, another name: a grid of one's own does not replace the one that training drew.
+        settings = (experiments.dump(experiment.sampler), seed, count, arguments.caption)
+        name = f"step-{step:08d}-{zlib.crc32(repr(settings).encode()):08x}"
+        generator = Generator(experiment, mesh, seed)
+        figures = samples.draw(experiment, generator, params, folder, name, rows, team, each=arguments.each)
+        if team.first:
+            session.write_json(arguments.json, {"run": str(folder.root), "step": step, **figures})
     return session.DONE

@@ -14,6 +14,7 @@ from jaxgen import run, types
 from jaxgen.commands import evaluations, session
 from jaxgen.evaluation import pictures
 from jaxgen.evaluation.generate import Generator
+from jaxgen.parallel.hosts import Hosts
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,10 @@ def draw(
     folder: run.Run,
     name: str,
     rows: dict[str, np.ndarray],
+    hosts: Hosts,
     each: bool = False,
 ) -> dict[str, Any]:
-    """Draws pictures and writes a captioned grid.
+    """Draws pictures and writes a captioned grid. All hosts draw, host 0 writes.
 
     Args:
       name: of the grid below RUN/samples, without its ending.
@@ -49,8 +51,11 @@ def draw(
     images = np.concatenate(parts)
     if broken:
         log.warning("%d of %d pictures were not finite", broken, count)
-    folder.samples.mkdir(parents=True, exist_ok=True)
     path = folder.samples / f"{name}.png"
+    figures = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
+    if not hosts.first:
+        return figures
+    folder.samples.mkdir(parents=True, exist_ok=True)
     pictures.save(pictures.grid(images[:GRID], evaluations.captions_of(experiment, rows)[:GRID]), path)
     log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
     if each:
@@ -58,7 +63,7 @@ def draw(
         single.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             (single / f"{i:06d}.png").write_bytes(_png(image))
-    return {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
+    return figures
 
 
 def wanted(experiment: experiments.Experiment, count: int, captions: list[str] | None) -> dict[str, np.ndarray]:

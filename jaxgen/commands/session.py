@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
+import pathlib
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +19,7 @@ import numpy as np
 import jaxgen
 from jaxgen import experiment as experiments
 from jaxgen import run, types
+from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.training import checkpoint, loop
 from jaxgen.training import state as states
@@ -33,27 +37,60 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False  # dependencies configure the root logger, which would say it twice
     logger.setLevel(logging.INFO)
+    _remember_compiles()
     try:
         _check_json(getattr(arguments, "json", None))
         return command(arguments)
-    except types.BadInput as complaint:
-        print(f"jaxgen: {complaint}", file=sys.stderr)
-        return BAD_INPUT
-    except loop.NotFinite as failure:
-        print(f"jaxgen: {failure}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("jaxgen: interrupted; nothing was saved that was not saved before", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        logger.exception("failed")
-        # Once more and short: what libraries print while the process ends can bury the traceback.
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"jaxgen: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}{notes}", file=sys.stderr)
-        return FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error)[1]
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+def report(error: BaseException) -> tuple[str, int]:
+    """Tells the user of an error that ends the command; returns it in one line, and the exit code."""
+    if isinstance(error, types.BadInput):
+        line, code = str(error), BAD_INPUT
+    elif isinstance(error, loop.NotFinite):
+        line, code = str(error), FAILED
+    elif isinstance(error, KeyboardInterrupt):
+        line, code = "interrupted; nothing was saved that was not saved before", INTERRUPTED
+    else:
+        logging.getLogger("jaxgen").error("failed", exc_info=error)
+        # Once more and short: what libraries print while the process ends can bury the traceback.
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        line, code = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}{notes}", FAILED
+    print(f"jaxgen: {line}", file=sys.stderr)
+    return line, code
+
+
+@contextlib.contextmanager
+def joined(deadline: float) -> Iterator[hosts.Hosts]:
+    """The hosts of the job, joined before anything else is done with JAX; all but the first are silent about what goes well.
+
+    Args:
+      deadline: seconds within which all have to be there.
+
+    Raises:
+      BadInput: as `hosts.join`.
+    """
+    # Its handler of signals would replace ours, which hear of a preemption too.
+    jax.config.update("jax_enable_preemption_service", False)
+    with hosts.joined(deadline, report) as team:
+        logger = logging.getLogger("jaxgen")
+        level = logger.level
+        if not team.first:
+            logger.setLevel(logging.WARNING)
+        yield team
+        logger.setLevel(level)
+
+
+def _remember_compiles() -> None:
+    """Keeps compiled programs between runs, unless the user has said where or that it is not wanted."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxgen" / "compiled"))
 
 
 def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Experiment, str]:
@@ -75,16 +112,14 @@ def chosen_seed(asked: int | None, experiment: experiments.Experiment) -> int:
 
 
 def make_mesh(experiment: experiments.Experiment) -> jax.sharding.Mesh:
-    """The experiment's mesh on the devices present.
+    """The experiment's mesh on the devices present, those of all hosts.
 
     Raises:
-      BadInput: the batch does not divide over the mesh, the mesh over the devices, or several hosts take part.
+      BadInput: the batch does not divide over the mesh, the mesh over the devices, or leaves devices of several hosts unused.
     """
-    if jax.process_count() > 1:
-        raise types.BadInput("mesh", f"{jax.process_count()} hosts", "one host: logs, signals and drawing serve one alone so far")
     devices = jax.devices()
     experiment.mesh.check_batch(experiment.data.batch_size, experiment.training.microbatches, len(devices))
-    mesh = meshes.build(experiment.mesh, devices)
+    mesh = _built(experiment.mesh, devices)
     if mesh.size < len(devices):
         log.warning("the mesh uses %d of %d devices; mesh.data=-1 would use all", mesh.size, len(devices))
     return mesh
@@ -94,12 +129,20 @@ def drawing_mesh(experiment: experiments.Experiment, chosen: bool) -> jax.shardi
     """A mesh to draw on: the run's where it fits the devices present or was `chosen` just now, otherwise one over all of them."""
     devices = jax.devices()
     try:
-        return meshes.build(experiment.mesh, devices)
+        return _built(experiment.mesh, devices)
     except types.BadInput:
         if chosen:
             raise
         log.info("the run's mesh does not fit the %d devices here; drawing with one replica on each", len(devices))
-        return meshes.build(meshes.MeshShape(), devices)
+        return _built(meshes.MeshShape(), devices)
+
+
+def _built(shape: meshes.MeshShape, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    mesh = meshes.build(shape, devices)
+    if jax.process_count() > 1 and mesh.size < len(devices):
+        found = f"a mesh of {mesh.size} of the {len(devices)} devices of {jax.process_count()} hosts"
+        raise types.BadInput("mesh", found, "all of them, on every host as many; mesh.data=-1 takes what is left")
+    return mesh
 
 
 def write_json(path: str | None, figures: dict[str, Any]) -> None:

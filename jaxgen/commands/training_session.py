@@ -10,6 +10,7 @@ import datetime
 import functools
 import hashlib
 import logging
+import uuid
 from typing import Any
 
 import jax
@@ -21,12 +22,16 @@ from jaxgen.commands import evaluations, samples, session
 from jaxgen.data import loader
 from jaxgen.evaluation import real
 from jaxgen.evaluation.generate import Generator
-from jaxgen.parallel import chips, compiles, sharding
-from jaxgen.training import checkpoint, flops, logs, loop, manifest, signals
+from jaxgen.parallel import chips, compiles, hosts, sharding
+from jaxgen.parallel.agreement import StopAgreement
+from jaxgen.training import checkpoint, flops, logs, loop, manifest, profile, signals
 from jaxgen.training import step as steps
 from jaxgen.training.state import State
 
 log = logging.getLogger(__name__)
+
+# How long hosts wait for the slowest of them while they read and write files.
+_SECONDS = 1800
 
 
 class TrainingSession:
@@ -38,16 +43,27 @@ class TrainingSession:
         folder: str,
         recipe: tuple[str, experiments.Experiment],
         trust: tuple[str, ...],
+        team: hosts.Hosts,
+        profiled: tuple[int, int] | None = None,
     ) -> None:
-        """Checks; raises BadInput for everything that the user has to change. A run that goes on keeps its own recipe."""
+        """Checks; raises BadInput for everything that the user has to change. A run that goes on keeps its own recipe.
+
+        Args:
+          recipe: name and tree that the run is started from.
+          trust: packages whose classes the experiment may name.
+          team: all hosts train, host 0 writes.
+          profiled: first and last step to trace.
+        """
         self.experiment = experiment
         self.folder = run.Run(folder)
         self.trust, self.history = trust, []
+        self.team = team
         changed = self._compare()
         self.mesh = session.make_mesh(experiment)
         self.examples = session.open_data(experiment, "train")
         with jax.set_mesh(self.mesh):
             self.step = steps.build(experiment, self.mesh)
+        sharding.check_replicated(self.step.state.items(), self.mesh)
         self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
         # Opened now: that there is nothing to draw should not come out after hours of training.
         self.shown = samples.wanted(experiment, samples.GRID, None) if self.item else None
@@ -56,13 +72,17 @@ class TrainingSession:
             experiment.evaluation.wanted(test)
             experiment.evaluation.target(test)
         self.folder.create()
-        self.lock = self.folder.lock()
-        self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep, jax.process_index(), jax.process_count())
+        self._require_shared()
+        self.lock = self.folder.lock() if team.first else contextlib.nullcontext()
+        self.checkpoints = checkpoint.Checkpoints(self.folder, experiment.training.keep, team)
         self.start = session.newest_checkpoint(self.checkpoints)
         if self.start is None:
             self._refuse_damaged()
         if self.start is not None:
             self._check_checkpoint()
+        self.profile = self._profile(profiled)
+        if not team.first:
+            return
         if changed or not self.folder.exists():
             if changed:
                 shown = {name: list(pair) for name, pair in changed.items()}
@@ -82,23 +102,33 @@ class TrainingSession:
             stack.enter_context(self.lock)
             stack.enter_context(jax.set_mesh(self.mesh))
             stack.enter_context(self.checkpoints)
-            self.rows = stack.enter_context(contextlib.closing(logs.MetricsLog(self.folder)))
-            curves = stack.enter_context(contextlib.closing(logs.Curves(self.folder, self.start)))
-            stop = stack.enter_context(signals.StopRequest().listening())
+            self.rows = logs.MetricsLog(self.folder)
+            writers = []
+            if self.team.first:
+                writers = [self.rows, logs.Curves(self.folder, self.start)]
+                for writer in writers:
+                    stack.enter_context(contextlib.closing(writer))
+            agreement = StopAgreement(self.team, start) if self.team.count > 1 else None
+            stop = stack.enter_context(signals.StopRequest(agreement).listening())
+            if self.profile:
+                stack.enter_context(self.profile)
+            # All hosts meet a step that is not finite, and none waits for another then.
+            stack.enter_context(self.team.together(loop.NotFinite))
             self.compiles.because("the first step")
             frozen = self.step.load_frozen(np.uint32(experiment.seed))
             tokens = experiment.data.tokenizer.fingerprint
             self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen), "tokens": tokens}
             self.checkpoints.discard_newer(self.start)
-            self.rows.cut_to(start)
+            if self.team.first:
+                self.rows.cut_to(start)
             state = self._restored() if self.start is not None else self.step.initial(np.uint32(experiment.seed))
             self._tell(start)
             last: dict[str, Any] = {}
 
             def write(step: int, row: dict[str, Any]) -> None:
                 last.update(step=step, **row)
-                self.rows.write(step, row)
-                curves.write(step, row)
+                for writer in writers:
+                    writer.write(step, row)
 
             made = loop.Loop(
                 step=self.step,
@@ -112,6 +142,7 @@ class TrainingSession:
                 sample_every=training.sample_every if experiment.sampler else 0,
                 step_flops=flops.per_example(experiment, self.step) * experiment.data.batch_size,
                 peak_flops=chips.peak_flops(self.mesh),
+                profile=self.profile,
             )
             done = start
             if start < training.steps:
@@ -122,6 +153,7 @@ class TrainingSession:
             else:
                 log.info("all %d steps are done already", training.steps)
             self.checkpoints.wait()
+            self.team.barrier("the last checkpoint is written", _SECONDS)
         figures: dict[str, Any] = {"run": str(self.folder.root), "steps": done, "last": last, "compiles": self.compiles.count}
         figures["stopped"] = stop.name if done < training.steps else None
         if figures["stopped"]:
@@ -130,7 +162,8 @@ class TrainingSession:
             figures |= self._sample(done, state)
             if experiment.evaluation:
                 self.compiles.because("evaluating")
-                figures |= evaluations.Session([(self.folder, experiment)], self.mesh, experiment.seed, self.trust).run()[0]
+                scored = evaluations.Session([(self.folder, experiment)], self.mesh, experiment.seed, self.team, self.trust)
+                figures |= next(iter(scored.run()), {})
         return figures
 
     def _compare(self) -> dict[str, tuple[Any, Any]]:
@@ -145,6 +178,30 @@ class TrainingSession:
         for name, (before, after) in changed.items():
             log.info("changed since the run began: %s from %r to %r", name, before, after)
         return changed
+
+    def _require_shared(self) -> None:
+        """Raises BadInput unless all hosts see the same folder."""
+        if self.team.count == 1 or not run.is_local(self.folder.root):
+            return
+        probe = self.folder.root / f".seen-{uuid.uuid4().hex}"
+        if self.team.first:
+            run.write_whole(probe, b"")
+        name = self.team.gather("the run's folder", probe.name, _SECONDS)[0]
+        seen = self.team.gather("who sees it", str((self.folder.root / name).exists()), _SECONDS)
+        if self.team.first:
+            probe.unlink()
+        if blind := [str(host) for host, sees in enumerate(seen) if sees != "True"]:
+            found = f"{self.folder.root}, which is another folder on host {', '.join(blind[:8])}"
+            raise types.BadInput("run", found, "a folder that all hosts share, such as gs://BUCKET/…")
+
+    def _profile(self, profiled: tuple[int, int] | None) -> profile.Profile | None:
+        if profiled is None:
+            return None
+        first, last = profiled
+        start, end = self.start or 0, self.experiment.training.steps
+        if not start < first <= last <= end:
+            raise types.BadInput("--profile", f"{first}:{last}", f"first and last of the steps {start + 1} to {end}")
+        return profile.Profile(first, last, self.folder.profile) if self.team.first else None
 
     def _refuse_damaged(self) -> None:
         """Starting over deletes what is there: fine for what a kill cut off, not for checkpoints that were whole once."""
@@ -165,8 +222,8 @@ class TrainingSession:
         about = {}
         for network in self.experiment.objective.frozen(self.experiment):
             digest = hashlib.blake2b(digest_size=16)
-            for leaf in jax.tree.leaves(jax.device_get(frozen[network.name])):
-                digest.update(np.ascontiguousarray(leaf).tobytes())
+            for leaf in jax.tree.leaves(frozen[network.name]):
+                digest.update(np.ascontiguousarray(sharding.fetch(leaf)).tobytes())
             about[network.name] = {"source": network.source, "hash": digest.hexdigest()}
         if self.start is not None:
             saved = self.checkpoints.read_about(self.start)["frozen"]
@@ -177,7 +234,7 @@ class TrainingSession:
     def _restored(self) -> State:
         abstract = self.step.state
         found = self.checkpoints.restore(self.start, abstract.items())
-        place = lambda value, like: jax.device_put(np.asarray(value, like.dtype), like.sharding)
+        place = lambda value, like: sharding.place(np.asarray(value, like.dtype), like.sharding)
         state = abstract.with_items(place(self.start, abstract.step), found)
         return state.replace(seed=place(self.experiment.seed, abstract.seed), halted=place(False, abstract.halted))
 
@@ -187,23 +244,62 @@ class TrainingSession:
 
     def _sample(self, done: int, state: State) -> dict[str, Any]:
         self.compiles.because("drawing samples")
-        return samples.draw(self.experiment, self._generator, state.items()[self.item], self.folder, f"step-{done:08d}", self.shown)
+        name = f"step-{done:08d}"
+        params = state.items()[self.item]
+        return samples.draw(self.experiment, self._generator, params, self.folder, name, self.shown, self.team)
 
     @functools.cached_property
     def _generator(self) -> Generator:
         return Generator(self.experiment, self.mesh, self.experiment.seed)
 
     def _tell(self, start: int) -> None:
-        held, whole = sharding.bytes_per_device(self.step.state.items())
+        items = self.step.state.items()
+        held, whole = sharding.bytes_per_device(items)
         shape = " × ".join(f"{name}={size}" for name, size in self.mesh.shape.items() if size > 1) or "one device"
         count = sum(leaf.size for leaf in jax.tree.leaves(self.step.state.params))
         log.info(
-            "%s: %s parameters on %s; %.1f MB of state a device (%.0f %% of it)",
+            "%s: %s parameters on %s%s; %.1f MB of state a device (%.0f %% of it), %.1f MB of that the same on all",
             self.folder.root,
             f"{count:,}",
             shape,
+            f" of {self.team.count} hosts" if self.team.count > 1 else "",
             held / 1e6,
             100 * held / whole,
+            sum(sharding.replicated_bytes(items).values()) / 1e6,
         )
         if start:
             log.info("going on from step %d of %d", start, self.experiment.training.steps)
+
+
+def compile_only(experiment: experiments.Experiment) -> dict[str, Any]:
+    """Compiles what training runs, so that the compilation cache has it. Returns figures: programs and seconds.
+
+    Raises:
+      BadInput: the mesh does not fit.
+    """
+    mesh = session.make_mesh(experiment)
+    heard = compiles.CompileLog()
+    heard.because("compile only")
+    with contextlib.closing(heard), jax.set_mesh(mesh):
+        built = steps.build(experiment, mesh)
+        sharding.check_replicated(built.state.items(), mesh)
+        seed = jax.ShapeDtypeStruct((), np.uint32)
+        for program in (built.load_frozen, built.initial):
+            program.lower(seed).compile()
+        batch = built.batch
+        if built.prepare is not None:
+            built.prepare.lower(built.state, built.frozen, batch).compile()
+            batch = _prepared(built)
+        built.update.lower(built.state, built.frozen, batch).compile()
+    log.info("compiled %d programs in %.1f s", heard.count, heard.seconds)
+    return {"compiles": heard.count, "seconds": heard.seconds}
+
+
+def _prepared(built: steps.Step) -> types.Batch:
+    """The abstract batch that `update` takes where something is computed on the host, which is asked about rows of zeros."""
+    batch = dict(jax.eval_shape(built.prepare, built.state, built.frozen, built.batch))
+    layout = next(iter(built.batch.values())).sharding
+    zeros = {name: np.zeros(layout.shard_shape(field.shape), field.dtype) for name, field in batch.items()}
+    count = next(iter(batch.values())).shape[0]
+    batch |= {name: jax.ShapeDtypeStruct((count, *rows.shape[1:]), rows.dtype) for name, rows in built.host(zeros).items()}
+    return {name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=layout) for name, field in batch.items()}

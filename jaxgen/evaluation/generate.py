@@ -42,10 +42,12 @@ class Generator:
 
             latents, _ = sampler(sampler.guided(velocity), noise, (), own)
             pixels = autoencoder.decode(None, latents)
-            return to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))
+            # Pictures are made where their rows lie; only then is each sent everywhere.
+            return jax.lax.with_sharding_constraint((to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))), self._layout)
 
         self._layout = sharding.batch_sharding(mesh)
-        self._draw = jax.jit(draw, out_shardings=self._layout)
+        # Whole on every device, so that every host can fetch them.
+        self._draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
         self._mesh, self._streams = mesh, model.streams
         self.rows = sampler.images_per_device * meshes.batch_shards(mesh)
 
@@ -74,4 +76,4 @@ class Generator:
 
     def _place(self, rows: np.ndarray) -> jax.Array:
         filled = np.concatenate([rows, np.repeat(rows[-1:], self.rows - len(rows), axis=0)])
-        return jax.device_put(filled, self._layout)
+        return sharding.place(filled, self._layout)

@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen import axes, types
+
+# Below the first it does not matter; above, a share that is not vectors and small tables alone means axes that do not divide.
+_REPLICATED_BYTES = 2**30
+_REPLICATED_SHARE = 0.1
 
 
 def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mapping[str, int]) -> PartitionSpec:
@@ -56,6 +61,46 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def place(value: np.ndarray, layout: NamedSharding) -> jax.Array:
+    """A global array of a value that every host holds whole."""
+    return jax.make_array_from_callback(value.shape, layout, lambda index: value[index])
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole of a global array on every host. Where it is spread over hosts, all of them call this in the same order."""
+    if not array.is_fully_addressable and not array.is_fully_replicated:
+        array = jax.jit(lambda whole: whole, out_shardings=replicated(array.sharding.mesh))(array)
+    return np.asarray(jax.device_get(array))
+
+
+def replicated_bytes(tree: types.PyTree) -> dict[str, int]:
+    """Bytes of each array that every device holds whole, by its path, the largest first. Takes what `bytes_per_device` takes."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if leaf.sharding.is_fully_replicated:
+            found[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf.size * leaf.dtype.itemsize
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def check_replicated(tree: types.PyTree, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a state of which a mesh that is to share it out leaves too much whole on every device.
+
+    Raises:
+      BadInput: that is a GiB or more, and a tenth of the whole; names the largest arrays.
+    """
+    ways = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    left = replicated_bytes(tree)
+    _, whole = bytes_per_device(tree)
+    total = sum(left.values())
+    if ways > 1 and total >= _REPLICATED_BYTES and total >= _REPLICATED_SHARE * whole:
+        shown = ", ".join(f"{name} ({size / 2**30:.2f} GiB)" for name, size in list(left.items())[:3])
+        found = (
+            f"fsdp={mesh.shape['fsdp']} × tensor={mesh.shape['tensor']} with {total / 2**30:.2f} GiB of state whole on every device"
+        )
+        needed = f"sizes that divide the arrays' axes, so that less than {_REPLICATED_SHARE:.0%} of the state stays whole: {shown}"
+        raise types.BadInput("mesh", found, needed)
 
 
 def bytes_per_device(tree: types.PyTree) -> tuple[int, int]:

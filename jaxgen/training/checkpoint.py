@@ -4,7 +4,7 @@ A checkpoint of step s is the folder `checkpoints/<s>` with one folder an item: 
 `optimizer.<player>`, `memory` (trees of arrays) and `position`, `about` (JSON). Within an item arrays are keyed by their
 path in the tree (`jaxgen.training.leaves`) and come back in the structure of the reader's tree.
 
-Orbax writes a step under another name and renames it, or marks it at the end; then each process adds its manifest
+Orbax writes a step under another name and renames it, or marks it at the end; then each host adds its manifest
 (`jaxgen.training.manifest`). A step is whole where the manifests verify: whatever a kill leaves behind does not.
 """
 
@@ -20,48 +20,45 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from upath import UPath
 
 from jaxgen import run, types
+from jaxgen.parallel.hosts import Hosts
 from jaxgen.training import leaves, manifest, staging
 
 _JSON_ITEMS = ("position", "about")
 # The file that Orbax's JSON handler writes inside an item.
 _JSON_FILE = "metadata"
-# How long processes wait for each other's part of a save before it fails.
+# How long hosts wait for each other's part of a save before it fails.
 _COMMIT_SECONDS = 1800
 _SHOWN = 3
-_GATHERED_BYTES = 4096
+_GATHERED = 4096
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
-    With several processes all methods that write, verify or restore are called by all of them, in the same order.
+    With several hosts all methods that write, verify or restore are called by all of them, in the same order.
 
     Args:
       of: the run.
       keep: how many whole checkpoints `save` leaves; None keeps all.
-      process: index of this process, below `processes`.
-      processes: number of processes of the job.
+      hosts: all hosts of the job; by default this is the only one.
 
     Raises:
-      BadInput: `keep` below 1, or several processes on a store that only one can write.
+      BadInput: `keep` below 1, or several hosts on a store that only one can write.
     """
 
-    def __init__(self, of: run.Run, keep: int | None = None, process: int = 0, processes: int = 1):
+    def __init__(self, of: run.Run, keep: int | None = None, hosts: Hosts | None = None):
         if keep is not None and keep < 1:
             raise types.BadInput("keep", keep, "at least 1")
         self._folder = of.checkpoints
         self._keep = keep
-        self._process = process
-        self._processes = processes
+        self._hosts = hosts or Hosts()
         self._staged = staging.needed(self._folder)
-        if self._staged and processes > 1:
-            needed = f"a shared disk, gs:// or s3://: {self._folder.protocol}:// serves one process and there are {processes}"
+        if self._staged and self._hosts.count > 1:
+            needed = f"a shared disk, gs:// or s3://: {self._folder.protocol}:// serves one host and there are {self._hosts.count}"
             raise types.BadInput("run", str(of.root), needed)
         self._manager: ocp.CheckpointManager | None = None
         self._manager_items: frozenset[str] = frozenset()
@@ -90,7 +87,7 @@ class Checkpoints:
         Raises:
           BadInput: the step is in the folder already.
           TypeError: a leaf is not a `jax.Array`, or is a typed random key.
-          ValueError: `processes` is not the job's.
+          ValueError: `hosts` are not the job's.
           Exception: whatever the save before failed with, in the background.
         """
         self.wait()
@@ -114,7 +111,7 @@ class Checkpoints:
         self._pending = self._background.submit(self._finish, manager, step)
 
     def wait(self) -> None:
-        """Returns when the last save, if any, is committed with this process's manifest and older ones are retired.
+        """Returns when the last save, if any, is committed with this host's manifest and older ones are retired.
 
         Raises:
           Exception: whatever that save failed with.
@@ -156,13 +153,18 @@ class Checkpoints:
         """
         self.wait()
         wanted = None if items is None else {*items, *_JSON_ITEMS}
-        started = [(int(name.partition(".")[0]), name) for name in self._names() if name.partition(".")[0].isdigit()]
+        # What host 0 lists: on some stores others may see it a little later.
+        names = self._hosts.gather("listed checkpoints", "\n".join(self._names()), _COMMIT_SECONDS)[0].splitlines()
+        started = [(int(name.partition(".")[0]), name) for name in names if name.partition(".")[0].isdigit()]
         for step, name in sorted(started, reverse=True):
             if not name.isdigit():
                 report(f"checkpoint {name} is not committed: it is being written, or writing it was cut off")
                 continue
-            complaints = manifest.verify(self._folder / name, wanted, self._process, self._processes)
-            if not (complaints := self._gathered(complaints)):
+            complaints = manifest.verify(self._folder / name, wanted, self._hosts.index, self._hosts.count)
+            # A few kilobytes of complaints from each are enough for all to come to one verdict.
+            gathered = self._hosts.gather("verified checkpoints", "\n".join(complaints)[:_GATHERED], _COMMIT_SECONDS)
+            complaints = list(dict.fromkeys(line for text in gathered for line in text.splitlines()))
+            if not complaints:
                 return step
             report(f"checkpoint {name} is not whole: {_shown(complaints)}")
         return None
@@ -170,14 +172,13 @@ class Checkpoints:
     def discard_newer(self, step: int | None) -> None:
         """Deletes what is newer than `step`, so that these steps can be saved again; None deletes everything."""
         self.wait()
-        if self._process == 0:
+        if self._hosts.first:
             for name in self._names():
                 number = name.partition(".")[0]
                 if number.isdigit() and (step is None or int(number) > step):
                     manifest.delete(self._folder / name)
-        if self._processes > 1:
-            # A process that listed the folder before the deletion would refuse to save these steps.
-            multihost_utils.sync_global_devices("jaxgen.checkpoint.discard_newer")
+        # A host that lists the folder before the deletion would refuse to save these steps.
+        self._hosts.barrier("newer checkpoints are deleted", _COMMIT_SECONDS)
         self._newest_saved = None
         if self._manager is not None:
             self._manager.reload()
@@ -260,8 +261,8 @@ class Checkpoints:
 
     def _writer(self, items: frozenset[str]) -> ocp.CheckpointManager:
         """The Orbax manager for these items; made at the first save, since readers must not clean the folder up."""
-        if self._processes != jax.process_count():
-            raise ValueError(f"processes is {self._processes}, and the job has {jax.process_count()}")
+        if self._hosts.count != jax.process_count():
+            raise ValueError(f"hosts: found {self._hosts.count}, and the job has {jax.process_count()}")
         if self._manager is None or items != self._manager_items:
             if self._manager is not None:
                 self._manager.close()
@@ -295,8 +296,8 @@ class Checkpoints:
             manifest.write(UPath(local), into=folder)
             shutil.rmtree(local)
         else:
-            manifest.write(folder, self._process, self._processes)
-        if self._process == 0 and self._keep is not None:
+            manifest.write(folder, self._hosts.index, self._hosts.count)
+        if self._hosts.first and self._keep is not None:
             self._retire(self._keep)
 
     def _retire(self, keep: int) -> None:
@@ -321,17 +322,6 @@ class Checkpoints:
 
     def _leaves(self, step: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         return leaves.described(self._json(step, "about"))
-
-    def _gathered(self, complaints: list[str]) -> list[str]:
-        """The complaints of all processes, cut to a few kilobytes each, so that all come to the same verdict."""
-        if self._processes == 1:
-            return complaints
-        text = "\n".join(complaints).encode()[:_GATHERED_BYTES]
-        mine = np.zeros(_GATHERED_BYTES, np.uint8)
-        mine[: len(text)] = np.frombuffer(text, np.uint8)
-        rows = multihost_utils.process_allgather(mine)
-        lines = [line for row in rows for line in bytes(row).rstrip(b"\0").decode(errors="replace").splitlines()]
-        return list(dict.fromkeys(lines))
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 
 from jaxgen import types
+from jaxgen.training.profile import Profile
 from jaxgen.training.signals import StopRequest
 from jaxgen.training.state import State
 from jaxgen.training.step import Report, Step
@@ -43,6 +44,7 @@ class Loop:
       save: takes the number of finished steps and the state; returns when the arrays have been copied.
       sample: takes the same at every `sample_every` steps (0: never).
       step_flops, peak_flops: model FLOPs of a step, and FLOP/s of the mesh where known.
+      profile: traces some of the steps.
     """
 
     step: Step
@@ -56,6 +58,7 @@ class Loop:
     sample_every: int = 0
     step_flops: float = 0.0
     peak_flops: float | None = None
+    profile: Profile | None = None
 
     def run(
         self, state: State, frozen: dict[str, types.PyTree], batches: Batches, start: int, stop: StopRequest
@@ -70,29 +73,33 @@ class Loop:
         self._bar = tqdm.tqdm(total=self.steps, initial=start, unit="step", disable=None, leave=False)
         self._since, self._since_step, self._waited, self._told = time.perf_counter(), start, batches.waited, 0.0
         late: tuple[int, Report] | None = None
-        done = saved = start
+        done = start
         with self._bar, jax.transfer_guard("disallow"):
             for number, batch in batches:
-                state, report = self.step(state, frozen, batch)
                 done = number + 1
+                if self.profile is not None:
+                    self.profile.before(done, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                    state, report = self.step(state, frozen, batch)
+                if self.profile is not None:
+                    self.profile.after(done, state)
                 if late is not None:
                     self._read(*late, batches)
                     stop.arm()
                 late = (done, report)
-                last = done == self.steps
-                if last or stop.name or done % self.checkpoint_every == 0 or (self.sample_every and done % self.sample_every == 0):
+                last = done == self.steps or stop.due(done)
+                if last or done % self.checkpoint_every == 0 or (self.sample_every and done % self.sample_every == 0):
                     self._read(*late, batches)
                     late = None
                     stop.arm()
-                    if last or stop.name or done % self.checkpoint_every == 0:
+                    if last or done % self.checkpoint_every == 0:
                         self.save(done, state)
-                        saved = done
                     if self.sample_every and done % self.sample_every == 0 and not last:
                         with jax.transfer_guard("allow"):
                             self.sample(done, state)
                         # Drawing is not a step's time.
                         self._since, self._since_step, self._waited = time.perf_counter(), done, batches.waited
-                if last or (stop.name and saved == done):
+                if last:
                     break
         return state, done
 
