@@ -1,6 +1,7 @@
 """The command line: finds the command, hands it its arguments, returns its exit code.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that.
+Exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that, 134 aborted by the
+runtime because another host is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ COMMANDS = {
     "bench": "measure step time, throughput and memory of a configuration",
     "mup-check": "check over widths that activations and updates keep their scale",
 }
-EXIT_CODES = "exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that"
+EXIT_CODES = """exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that,
+134 aborted by the runtime because another host is gone"""
 
 
 def main(argv: list[str] | None = None) -> int:

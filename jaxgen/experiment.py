@@ -43,6 +43,15 @@ MAY_CHANGE = (
 A source may move: what it holds is compared by fingerprint.
 """
 
+MESHES = {
+    "data": "jaxgen.parallel.mesh:MeshShape",
+    "fsdp": "jaxgen.parallel.mesh:FSDP",
+    "hsdp": "jaxgen.parallel.mesh:HSDP",
+    "fsdp_tensor": "jaxgen.parallel.mesh:FSDPTensor",
+    "context": "jaxgen.parallel.mesh:Context",
+}
+"""Meshes by name, for `--set mesh=NAME`; single sizes can be set after it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -70,7 +79,7 @@ class Experiment:
     optimizer: types.Optimizer
     training: Any
     sampler: types.Sampler | None
-    mesh: Any
+    mesh: Any = dataclasses.field(metadata={"choices": MESHES})
     autoencoder: types.Autoencoder
     encoders: tuple[Any, ...] = ()
     precision: Precision = Precision()

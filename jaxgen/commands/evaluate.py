@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report and len(folders) == 1:
             raise types.BadInput("--report", arguments.report, "several runs; that of one lies in RUN/evaluation/report.html")
         loaded = [(folder, session.load(arguments, str(folder.root))[0]) for folder in folders]
-        mesh = session.drawing_mesh(loaded[0][1], any(text.startswith("mesh.") for text in arguments.set))
+        mesh = session.drawing_mesh(loaded[0][1], any(text.startswith(("mesh.", "mesh=")) for text in arguments.set))
         seed = session.chosen_seed(arguments.seed, loaded[0][1])
         evaluation = evaluations.Session(loaded, mesh, seed, team, tuple(arguments.trust))
         comparison = None

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
         seed = session.chosen_seed(arguments.seed, experiment)
         rows = samples.wanted(experiment, count, arguments.caption)
-        mesh = session.drawing_mesh(experiment, any(text.startswith("mesh.") for text in arguments.set))
+        mesh = session.drawing_mesh(experiment, any(text.startswith(("mesh.", "mesh=")) for text in arguments.set))
         with jax.set_mesh(mesh):
             built = steps.build(experiment, mesh)
         with checkpoint.Checkpoints(folder, hosts=team) as checkpoints:

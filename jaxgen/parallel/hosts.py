@@ -35,6 +35,8 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30
 # What ends together need not wait long: a host that has not come by then is gone, or stuck where nobody can help it.
 _LEAVING_SECONDS = 10
+# Host 0 may have samples to score, when the others have nothing left to do.
+_END_SECONDS = 7200
 # How long a host that hears of an error elsewhere may take to meet the same one itself, and say it in its own words.
 _GRACE_SECONDS = 3
 _FAILED = 1
@@ -141,7 +143,7 @@ class Hosts:
     def finish(self) -> None:
         """Waits for all hosts, then leaves the job. To be called once, at the end."""
         if self.count > 1:
-            self.barrier("the end", 600)
+            self.barrier("the end", _END_SECONDS)
             self._ending.set()
             jax.distributed.shutdown()
 
@@ -207,6 +209,8 @@ def join(deadline: float, report: Report) -> Hosts:
         else:
             jax.distributed.initialize(*given, cluster_detection_method="deactivate", **options)
     except ValueError as error:
+        if "should be defined" not in str(error):
+            raise
         # A TPU on a machine that belongs to no cluster.
         log.info("one host: %s", error)
         return Hosts()

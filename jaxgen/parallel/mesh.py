@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 
 from jaxgen import axes, types
 
@@ -69,16 +70,70 @@ class MeshShape:
             raise types.BadInput("data.batch_size", batch_size, f"a multiple of {needed} ({shown})")
 
 
+@dataclasses.dataclass(frozen=True)
+class FSDP(MeshShape):
+    """`mesh=fsdp`: all devices share out parameters and optimizer."""
+
+    data: int = 1
+    fsdp: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class HSDP(MeshShape):
+    """`mesh=hsdp`: a replica on each of `mesh.slice` slices, shared out within it; between slices only gradients travel."""
+
+    slice: int = 2
+    data: int = 1
+    fsdp: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class FSDPTensor(MeshShape):
+    """`mesh=fsdp_tensor`: as `fsdp`, with layers split over `mesh.tensor` neighbours, for models too wide for one device."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Context(MeshShape):
+    """`mesh=context`: as `fsdp`, with sequences split over `mesh.context` neighbours, for long videos and large pictures."""
+
+    data: int = 1
+    fsdp: int = -1
+    context: int = 2
+
+
 def build(shape: MeshShape, devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
     """A mesh with Auto axes over the first devices of the list that the shape needs.
 
+    On all chips of TPU slices, axes lie along the links between chips, and `slice` alone crosses from slice to slice. Elsewhere
+    devices are taken in their order, so that the last axes lie within a host.
+
     Enter it with `jax.set_mesh`: under a plain `with mesh:` layout constraints silently do nothing.
+
+    Raises:
+      BadInput: as `MeshShape.resolve`; or `slice` is not the number of slices.
     """
     sizes = shape.resolve(len(devices))
-    count = math.prod(sizes.values())
-    array = np.asarray(devices[:count], dtype=object).reshape(tuple(sizes.values()))
     kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-    return jax.sharding.Mesh(array, tuple(sizes), axis_types=kinds)
+    return jax.sharding.Mesh(arranged(sizes, devices), tuple(sizes), axis_types=kinds)
+
+
+def arranged(sizes: dict[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as an array with these sizes of the five axes; see `build`."""
+    shape = tuple(sizes.values())
+    count = math.prod(shape)
+    if devices[0].platform != "tpu" or count < len(devices):
+        return np.asarray(devices[:count], dtype=object).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if sizes["slice"] != slices:
+        raise types.BadInput("mesh.slice", sizes["slice"], f"{slices}, the slices that the {count} devices are on")
+    within, across = (1, *shape[1:]), (slices, *(1 for _ in shape[1:]))
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

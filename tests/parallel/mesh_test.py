@@ -1,10 +1,16 @@
 """Sizes of the mesh: filled in, refused, built over the devices that are handed in."""
 
+import dataclasses
+import itertools
+import math
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
 from jaxgen import axes, types
+from jaxgen import experiment as experiments
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.mesh import MeshShape
 
@@ -104,3 +110,76 @@ def test_the_last_axis_runs_over_neighbouring_devices():
 )
 def test_a_batch_has_as_many_parts_as_its_axes_have_devices(shape, parts):
     assert meshes.batch_shards(meshes.build(shape, jax.devices())) == parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks a TPU device."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int
+    device_kind: str = "TPU v5"
+    platform: str = "tpu"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(shape, slices=1):
+    """Devices of slices in an order of no meaning."""
+    places = list(itertools.product(range(slices), *(range(size) for size in reversed(shape))))
+    made = [Chip(i, place[:0:-1], place[0]) for i, place in enumerate(places)]
+    return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+
+
+def distance(a, b):
+    return sum(abs(x - y) for x, y in zip(a.coords, b.coords, strict=True))
+
+
+@pytest.mark.parametrize(
+    "shape", [MeshShape(data=1, fsdp=-1), MeshShape(data=2, fsdp=4, tensor=2), MeshShape(data=1, fsdp=4, tensor=4)]
+)
+def test_axes_lie_along_the_links_of_a_slice(shape):
+    devices = chips((4, 2, 2))
+    array = meshes.arranged(shape.resolve(16), devices)
+    assert set(array.flat) == set(devices)
+    for tensor in np.moveaxis(array, 4, -1).reshape(-1, array.shape[4]):
+        assert all(distance(a, b) == 1 for a, b in itertools.pairwise(tensor))
+
+
+def test_the_slice_axis_alone_crosses_slices():
+    devices = chips((2, 2, 2), slices=2)
+    array = meshes.arranged(MeshShape(slice=2, data=1, fsdp=4, tensor=2).resolve(16), devices)
+    assert array.shape == (2, 1, 4, 1, 2) and set(array.flat) == set(devices)
+    for number, part in enumerate(array):
+        assert {chip.slice_index for chip in part.flat} == {number}
+
+
+@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(slice=4), MeshShape(data=1, fsdp=-1)])
+def test_another_number_of_slices_than_there_are_is_refused(shape):
+    complaint = refused(meshes.arranged, shape.resolve(16), chips((2, 2, 2), slices=2))
+    assert (complaint.option, complaint.found) == ("mesh.slice", shape.slice) and complaint.needed.startswith("2,")
+
+
+@pytest.mark.parametrize(
+    "override, sizes",
+    [
+        ("mesh=data", (1, 8, 1, 1, 1)),
+        ("mesh=fsdp", (1, 1, 8, 1, 1)),
+        ("mesh=hsdp", (2, 1, 4, 1, 1)),
+        ("mesh=fsdp_tensor", (1, 1, 2, 1, 4)),
+        ("mesh=context", (1, 1, 4, 2, 1)),
+    ],
+)
+def test_meshes_have_names(override, sizes):
+    tiny = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
+    experiment, _ = experiments.load(tiny, [override])
+    assert tuple(experiment.mesh.resolve(8).values()) == sizes
+    assert experiments.rebuild(experiments.dump(experiment)) == experiment
+    changed, _ = experiments.load(tiny, [override, "mesh.tensor=8", "mesh.slice=1", "mesh.context=1"])
+    assert changed.mesh.resolve(8)["tensor"] == 8 and math.prod(changed.mesh.resolve(8).values()) == 8
+
+
+def test_an_unknown_mesh_is_refused_with_the_names_that_there_are():
+    with pytest.raises(types.BadInput, match="one of data, fsdp, hsdp, fsdp_tensor, context"):
+        experiments.load(str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny"), ["mesh=pipeline"])

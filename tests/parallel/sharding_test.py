@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxgen import axes
+from jaxgen import axes, types
 from jaxgen import experiment as experiments
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
@@ -188,3 +188,39 @@ def test_every_matrix_of_the_blocks_is_split_eight_ways():
         if path[-1].key == "kernel":
             held = math.prod(leaf.sharding.shard_shape(leaf.shape))
             assert held * 8 == leaf.size, jax.tree_util.keystr(path)
+
+
+def abstract(mesh, shape, *spec):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def test_what_every_device_holds_whole_is_counted_and_named():
+    mesh = meshes.build(MeshShape(data=2, fsdp=4), jax.devices())
+    tree = {"a": {"kernel": abstract(mesh, (8, 8), "fsdp")}, "b": abstract(mesh, (5,)), "c": abstract(mesh, (3, 7))}
+    assert list(sharding.replicated_bytes(tree).items()) == [("c", 84), ("b", 20)]
+
+
+@pytest.mark.parametrize("rows, refused", [(2**28, True), (2**28 - 1, False)])
+def test_too_much_held_whole_is_refused_where_the_mesh_is_to_share_it_out(rows, refused):
+    for shape, shares in ((MeshShape(data=1, fsdp=8), True), (MeshShape(data=1, tensor=8), True), (MeshShape(), False)):
+        mesh = meshes.build(shape, jax.devices())
+        tree = {"table": abstract(mesh, (rows,)), "kernel": abstract(mesh, (2**28, 8), ("data", "fsdp", "tensor"))}
+        if refused and shares:
+            with pytest.raises(types.BadInput, match=r"1\.00 GiB of state whole on every device.*table \(1\.00 GiB\)"):
+                sharding.check_replicated(tree, mesh)
+        else:
+            sharding.check_replicated(tree, mesh)
+
+
+def test_a_small_share_may_be_whole():
+    mesh = meshes.build(MeshShape(data=1, fsdp=8), jax.devices())
+    tree = {"table": abstract(mesh, (2**28,)), "kernel": abstract(mesh, (2**28, 16), "fsdp")}
+    sharding.check_replicated(tree, mesh)
+
+
+def test_a_value_is_placed_and_fetched_whole():
+    mesh = meshes.build(MeshShape(data=2, fsdp=4), jax.devices())
+    value = np.arange(64.0, dtype=np.float32).reshape(16, 4)
+    placed = sharding.place(value, sharding.batch_sharding(mesh))
+    assert placed.sharding.shard_shape(placed.shape) == (2, 4)
+    np.testing.assert_array_equal(sharding.fetch(placed), value)

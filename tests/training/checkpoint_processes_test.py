@@ -39,14 +39,15 @@ while True:
 # Each of two processes holds half of the devices; saves, verifies and restores on another layout.
 SAVE_TOGETHER = """
 import sys
+from jaxgen.parallel import hosts
+team = hosts.join(60, None)
 import jax
-jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=int(sys.argv[3]))
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxgen import run
 from jaxgen.training import checkpoint
 
-made, process = run.Run(sys.argv[1]), jax.process_index()
+made = run.Run(sys.argv[1])
 mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
 values = np.arange(64 * 32, dtype=np.int32).reshape(64, 32)
 
@@ -60,38 +61,43 @@ def newest(checkpoints):
     lines = []
     return checkpoints.newest_whole(lines.append), lines
 
-checkpoints = checkpoint.Checkpoints(made, keep=2, process=process, processes=2)
+checkpoints = checkpoint.Checkpoints(made, 2, team)
 for step in (1, 2):
     checkpoints.save(step, {"params.model": {"x": put(P("a", "b")), "y": put(P())}}, {"step": step}, {})
 checkpoints.save(3, {"params.model": {"x": put(P("a", "b"))}}, {"step": 3}, {})
 # The wait of one process does not cover the manifest of the other.
 checkpoints.wait()
-jax.experimental.multihost_utils.sync_global_devices("saved")
+team.barrier("saved", 60)
 assert newest(checkpoints) == (3, []), newest(checkpoints)
 restored = checkpoints.restore(3, target(P("b", "a")))["params.model"]["x"]
 for shard in restored.addressable_shards:
     np.testing.assert_array_equal(shard.data, values[shard.index])
-jax.experimental.multihost_utils.sync_global_devices("read")
-if process == 1:
+team.barrier("read", 60)
+if not team.first:
     victim = max((p for p in (made.checkpoints / "3").rglob("*") if p.parent.name == "d"), key=lambda p: p.stat().st_size)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 4
     victim.write_bytes(bytes(data))
-jax.experimental.multihost_utils.sync_global_devices("damaged")
+team.barrier("damaged", 60)
 step, lines = newest(checkpoints)
 assert step == 2 and "checkpoint 3 " in lines[0] and "/d/" in lines[0], (step, lines)
 checkpoints.discard_newer(2)
 checkpoints.save(3, {"params.model": {"x": put(P("a", "b"))}}, {"step": 3}, {})
 checkpoints.close()
+team.finish()
 """
 
 
-def _start(script: str, *arguments: str, devices: int) -> subprocess.Popen:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
+def _start(script: str, *arguments: str, devices: int, **variables: str) -> subprocess.Popen:
+    environment = (
+        os.environ
+        | variables
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+    )
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -125,7 +131,8 @@ def test_two_processes_save_verify_and_restore_together(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    children = [_start(SAVE_TOGETHER, str(made.root), address, str(i), devices=4) for i in range(2)]
+    together = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    children = [_start(SAVE_TOGETHER, str(made.root), devices=4, **together, JAX_PROCESS_ID=str(i)) for i in range(2)]
     try:
         for child in children:
             _, errors = child.communicate(timeout=120)

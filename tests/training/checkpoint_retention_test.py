@@ -6,6 +6,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxgen import run, types
+from jaxgen.parallel.hosts import Hosts
 from jaxgen.training import checkpoint, manifest
 
 
@@ -134,13 +135,13 @@ def test_keeping_none_is_refused(local, keep):
         checkpoint.Checkpoints(local, keep)
 
 
-def test_several_processes_need_a_store_that_all_can_write(tmp_path):
+def test_several_hosts_need_a_store_that_all_can_write(tmp_path):
     with pytest.raises(types.BadInput) as caught:
-        checkpoint.Checkpoints(run.Run(f"memory://{tmp_path.name}"), process=0, processes=2)
+        checkpoint.Checkpoints(run.Run(f"memory://{tmp_path.name}"), hosts=Hosts(0, 2))
     assert caught.value.option == "run"
 
 
-def test_a_wrong_number_of_processes_is_refused_before_manifests_overwrite_each_other(local):
-    with checkpoint.Checkpoints(local, process=0, processes=2) as checkpoints:
-        with pytest.raises(ValueError, match="processes is 2, and the job has 1"):
+def test_a_wrong_number_of_hosts_is_refused_before_manifests_overwrite_each_other(local):
+    with checkpoint.Checkpoints(local, hosts=Hosts(0, 2)) as checkpoints:
+        with pytest.raises(ValueError, match="hosts: found 2, and the job has 1"):
             checkpoints.save(1, _state(), {}, {})

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,6 +101,39 @@ def test_a_signal_saves_where_it_is_and_stops(number):
     _, _, saved, done = run(steps=100, batches=Batches(at=5, then=lambda: os.kill(os.getpid(), number)))
     assert saved == [4, 6] and done == 6
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_hosts_stop_after_the_step_that_they_agree_on():
+    class Agreement:
+        reason, asked = "SIGTERM on host 3", []
+
+        def due(self, done):
+            self.asked.append(done)
+            return done >= 6
+
+    step, saved = FakeStep(), []
+    made = loop.Loop(
+        step=step,
+        steps=100,
+        batch_size=2,
+        log_every=3,
+        checkpoint_every=50,
+        write=lambda number, row: None,
+        save=lambda number, state: saved.append(number),
+        sample=lambda number, state: None,
+    )
+    stop = signals.StopRequest(Agreement())
+    assert made.run("state", {}, Batches(), 0, stop)[1] == 6
+    assert saved == [6] and Agreement.asked == [1, 2, 3, 4, 5, 6] and stop.name == "SIGTERM on host 3"
+
+
+def test_a_signal_is_told_to_the_other_hosts_and_does_not_stop_this_one_alone():
+    asked = []
+    agreement = SimpleNamespace(ask=asked.append, due=lambda done: False, reason=None)
+    with signals.StopRequest(agreement).listening() as stop:
+        stop.arm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked == ["SIGTERM"] and not stop.due(5) and stop.name is None
 
 
 def test_samples_when_due_but_not_at_the_end():

@@ -65,15 +65,33 @@ def losses(rows):
     return np.asarray([row["loss"] for row in rows])
 
 
-def test_fsdp_times_tensor_equals_one_device():
-    wide = ("model.width=64", "model.scaling.base_width=64")
-    one = Running(load(TINY, *wide))
-    eight = Running(load(TINY, *wide, "mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2"), devices=8)
+WIDE = ("model.width=64", "model.scaling.base_width=64")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Twenty steps on one device: losses, parameters and averages."""
+    one = Running(load(TINY, *WIDE))
+    return losses(one.run(20)), jax.device_get((one.state.params, one.state.ema))
+
+
+@pytest.mark.parametrize(
+    "mesh, share",
+    [
+        (("mesh=data",), 1),
+        (("mesh=fsdp",), 0.2),
+        (("mesh=fsdp", "mesh.fsdp=4", "mesh.tensor=2"), 0.2),
+        (("mesh=hsdp",), 0.3),
+        (("mesh=context",), 0.3),
+    ],
+    ids=["data", "fsdp", "fsdp × tensor", "slice × fsdp", "context"],
+)
+def test_any_mesh_equals_one_device(alone, mesh, share):
+    eight = Running(load(TINY, *WIDE, *mesh), devices=8)
     held, whole = sharding.bytes_per_device(eight.step.state.items())
-    assert held <= 0.2 * whole
-    np.testing.assert_allclose(losses(eight.run(20)), losses(one.run(20)), rtol=1e-6)
-    assert relative(one.state.params, eight.state.params) < 1e-5
-    assert relative(one.state.ema, eight.state.ema) < 1e-5
+    assert held <= share * whole
+    np.testing.assert_allclose(losses(eight.run(20)), alone[0], rtol=1e-6)
+    assert relative(alone[1], (eight.state.params, eight.state.ema)) < 1e-5
 
 
 def test_two_players_on_eight_devices_equal_one():
