@@ -262,7 +262,7 @@ class TrainingSession:
             self.folder.root,
             f"{count:,}",
             shape,
-            f" of {self.team.count} hosts" if self.team.count > 1 else "",
+            f" over {self.team.count} hosts" if self.team.count > 1 else "",
             held / 1e6,
             100 * held / whole,
             sum(sharding.replicated_bytes(items).values()) / 1e6,

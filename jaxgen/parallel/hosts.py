@@ -61,6 +61,7 @@ class Hosts:
         self._uses: dict[str, int] = {}
         self._listeners: dict[str, Callable[[dict[str, Any]], None]] = {"failed": self._failed_elsewhere}
         self._ending = threading.Event()
+        self._listener: threading.Thread | None = None
 
     @property
     def first(self) -> bool:
@@ -118,7 +119,8 @@ class Hosts:
 
     def listen(self) -> None:
         """Starts to hear notices."""
-        threading.Thread(target=self._listen, name="notices", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="notices", daemon=True)
+        self._listener.start()
 
     @contextlib.contextmanager
     def together(self, *excepted: type[BaseException]) -> Iterator[None]:
@@ -146,6 +148,8 @@ class Hosts:
             self.barrier("the end", _END_SECONDS)
             self._ending.set()
             jax.distributed.shutdown()
+            # It comes back from the runtime now, which has to be before the interpreter ends.
+            self._listener.join()
 
     def _listen(self) -> None:
         number = 0

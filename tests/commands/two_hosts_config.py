@@ -23,6 +23,6 @@ def get_config() -> Experiment:
         model=DiT(width=32, depth=1, scaling=Scaling(base_width=32)),
         objective=FlowMatching(time_buckets=1),
         data=dataclasses.replace(config.data, source=Noted(count=48)),
-        training=dataclasses.replace(config.training, steps=30, checkpoint_every=100),
+        training=dataclasses.replace(config.training, steps=24, checkpoint_every=100),
         sampler=Sampler(steps=1, guidance=1.0, images_per_device=8),
     )

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -37,6 +38,8 @@ def exits(monkeypatch):
 
     def leave(code):
         codes.append(code)
+        if threading.current_thread().name == "notices":
+            threading.Event().wait()
         raise SystemExit(code)
 
     monkeypatch.setattr(hosts, "_exit", leave)
