@@ -78,13 +78,12 @@ def alone():
 @pytest.mark.parametrize(
     "mesh, share",
     [
-        (("mesh=data",), 1),
-        (("mesh=fsdp",), 0.2),
-        (("mesh=fsdp", "mesh.fsdp=4", "mesh.tensor=2"), 0.2),
-        (("mesh=hsdp",), 0.3),
-        (("mesh=context",), 0.3),
+        pytest.param(("mesh=data",), 1, id="data", marks=pytest.mark.slow),
+        pytest.param(("mesh=fsdp",), 0.2, id="fsdp", marks=pytest.mark.slow),
+        pytest.param(("mesh=fsdp", "mesh.fsdp=4", "mesh.tensor=2"), 0.2, id="fsdp × tensor"),
+        pytest.param(("mesh=hsdp",), 0.3, id="slice × fsdp", marks=pytest.mark.slow),
+        pytest.param(("mesh=context",), 0.3, id="context"),
     ],
-    ids=["data", "fsdp", "fsdp × tensor", "slice × fsdp", "context"],
 )
 def test_any_mesh_equals_one_device(alone, mesh, share):
     eight = Running(load(TINY, *WIDE, *mesh), devices=8)
