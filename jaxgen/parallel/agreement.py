@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxgen.parallel.hosts import Hosts
 
-_SECONDS = 60
+_SECONDS = 30
 
 
 class StopAgreement:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,6 +38,19 @@ class MeshShape:
                 raise types.BadInput(name, size, "a positive size, or -1 to fill")
         if list(sizes.values()).count(-1) > 1:
             raise types.BadInput("", tuple(sizes.values()), "at most one axis of size -1")
+
+    def check(self, experiment: Any) -> None:
+        """Heads divide over `tensor`, an image's tokens over `context`, where the model has such and the sizes are given."""
+        model, data = experiment.model, experiment.data
+        if self.tensor > 1 and hasattr(model, "head_dim"):
+            heads = model.width // model.head_dim
+            if heads % self.tensor:
+                needed = f"a divisor of the model's {heads} heads (model.width={model.width} / model.head_dim={model.head_dim})"
+                raise types.BadInput("mesh.tensor", self.tensor, needed)
+        if self.context > 1 and hasattr(model, "patch"):
+            side = data.resolution // experiment.autoencoder.factor // model.patch
+            if side**2 % self.context:
+                raise types.BadInput("mesh.context", self.context, f"a divisor of an image's {side**2} tokens")
 
     def sizes(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in axes.MESH_AXES}

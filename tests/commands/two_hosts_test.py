@@ -13,7 +13,10 @@ import time
 import numpy as np
 import pytest
 
+from jaxgen import cli
+
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
 CONFIG = str(HERE / "two_hosts_config.py")
 BATCH, EXAMPLES, STEPS = 16, 48, 24
 
@@ -106,18 +109,31 @@ def test_preempted_and_resumed_on_other_hosts_it_is_the_same_run(whole, tmp_path
     epochs = collections.defaultdict(list)
     for number, example in read:
         epochs[number // EXAMPLES].append(example)
-    assert all(sorted(examples) == list(range(EXAMPLES)) for examples in epochs.values()) and len(epochs) == STEPS * BATCH // EXAMPLES
+    assert (
+        all(sorted(examples) == list(range(EXAMPLES)) for examples in epochs.values()) and len(epochs) == STEPS * BATCH // EXAMPLES
+    )
 
 
 def test_all_draw_and_host_0_writes(tmp_path):
-    job = Job(tmp_path, 2, 2, "--set", "training.steps=2", "--profile", "2:2", "--json", str(tmp_path / "figures.json"))
+    evaluated = [f"evaluation{text}" for text in ("=jaxgen.evaluation.evaluation:Evaluation", ".samples=20", ".resamples=2")]
+    options = [word for text in ("training.steps=2", *evaluated) for word in ("--set", text)]
+    job = Job(tmp_path, 2, 2, *options, "--profile", "2:2", "--json", str(tmp_path / "figures.json"))
     assert job.finish() == [0, 0], job.said(0) + job.said(1)
-    assert json.loads((tmp_path / "figures.json").read_text())["pictures"] == 100
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["pictures"] == 100 and figures["samples"] == 20
     assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == {
-        "checkpoints", "experiment.json", "metrics.jsonl", "profile", "samples", "tensorboard"
+        "checkpoints", "evaluation", "experiment.json", "metrics.jsonl", "profile", "samples", "tensorboard"
     }  # fmt: skip
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 1
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    # One process draws the same.
+    (drawn,) = (tmp_path / "run" / "evaluation").glob("*.npz")
+    with np.load(drawn) as saved:
+        images = saved["arr_0"]
+    drawn.unlink()
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--trust", "two_hosts_source"]) == 0
+    with np.load(drawn) as saved:
+        assert len(images) == 20 and np.abs(saved["arr_0"].astype(int) - images).max() <= 1
 
 
 def test_an_error_on_one_host_ends_all_with_its_message(tmp_path):

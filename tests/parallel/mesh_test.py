@@ -14,6 +14,8 @@ from jaxgen import experiment as experiments
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel.mesh import MeshShape
 
+TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
+
 
 def refused(call, *arguments):
     with pytest.raises(types.BadInput) as caught:
@@ -170,14 +172,30 @@ def test_another_number_of_slices_than_there_are_is_refused(shape):
     ],
 )
 def test_meshes_have_names(override, sizes):
-    tiny = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
-    experiment, _ = experiments.load(tiny, [override])
+    wide = ["model.width=128", override]
+    experiment, _ = experiments.load(TINY, wide)
     assert tuple(experiment.mesh.resolve(8).values()) == sizes
     assert experiments.rebuild(experiments.dump(experiment)) == experiment
-    changed, _ = experiments.load(tiny, [override, "mesh.tensor=8", "mesh.slice=1", "mesh.context=1"])
+    changed, _ = experiments.load(TINY, [*wide, "mesh.tensor=8", "mesh.slice=1", "mesh.context=1"])
     assert changed.mesh.resolve(8)["tensor"] == 8 and math.prod(changed.mesh.resolve(8).values()) == 8
 
 
 def test_an_unknown_mesh_is_refused_with_the_names_that_there_are():
     with pytest.raises(types.BadInput, match="one of data, fsdp, hsdp, fsdp_tensor, context"):
-        experiments.load(str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny"), ["mesh=pipeline"])
+        experiments.load(TINY, ["mesh=pipeline"])
+
+
+@pytest.mark.parametrize(
+    "overrides, option, needed",
+    [
+        (
+            ["model.width=96", "mesh.tensor=4"],
+            "mesh.tensor",
+            "a divisor of the model's 6 heads (model.width=96 / model.head_dim=16)",
+        ),
+        (["mesh.context=3"], "mesh.context", "a divisor of an image's 16 tokens"),
+    ],
+)
+def test_heads_and_tokens_have_to_divide(overrides, option, needed):
+    complaint = refused(experiments.load, TINY, overrides)
+    assert (complaint.option, complaint.needed) == (option, needed)
