@@ -3,7 +3,8 @@
 Everything here goes through the runtime's key-value store, which host 0 keeps: no device takes part, so none can hang.
 
 A host that ends by an error says so to the others, which then end with its message and exit code. One that is killed says nothing;
-the runtime misses its heartbeat, says so on standard error and aborts the others (SIGABRT, exit code 134).
+the runtime misses its heartbeat, says so on standard error and aborts the others (SIGABRT, exit code 134). Without host 0 they may
+notice by themselves, and exit 1.
 """
 
 from __future__ import annotations
@@ -159,7 +160,10 @@ class Hosts:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" in str(error):
                     continue
-                # The job is over, or host 0 is gone, upon which the runtime ends this process.
+                if not self._ending.is_set():
+                    # The runtime notices too, and aborts; whoever is first says so.
+                    log.error("host 0 is gone: %s", str(error).partition("\n")[0])
+                    _exit(_FAILED)
                 return
             number += 1
             notice = json.loads(text)
