@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "training.keep",
     "training.sample_every",
     "model.remat",
+    "model.context_attention",
     "data.prefetch",
     "data.source.directory",
     "data.source.path",

@@ -7,11 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxgen import mup, types
 from jaxgen.models import interface
-from jaxgen.nn.attention import Mask, attention
+from jaxgen.nn.attention import attention
+from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import Table, TimeEmbedding, position_sinusoid
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP
@@ -31,14 +31,14 @@ class DiTBlock(nn.Module):
     activation: str
     gates: Gates
     scale: mup.Scale
+    context_attention: str = "all_gather"
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array, segments: jax.Array) -> tuple[jax.Array, None]:
         """x [B, L, D], c [B, 1 or L, D], segments [B, L]."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(6, self.width, self.scale, self.gates, name="modulation")(c)
         q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, name="heads")(modulate(x, shift_1, scale_1))
-        attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim))
-        attended = checkpoint_name(attended, "attention")
+        attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
         x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
         x = constrain(x, "batch", "length", "activation_embed")
         hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(
@@ -57,6 +57,7 @@ class DiT(nn.Module):
       classes: number of labels; one more row stands for the null label.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
+      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -70,6 +71,7 @@ class DiT(nn.Module):
     classes: int = 10
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
+    context_attention: str = "all_gather"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 
@@ -103,7 +105,7 @@ class DiT(nn.Module):
         c = c.astype(dtype)
 
         block = scanned(DiTBlock, self.depth, self.remat, broadcast=2)
-        x, _ = block(self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, name="blocks")(
-            x, c, tokens.segments
-        )
+        x, _ = block(
+            self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention, name="blocks"
+        )(x, c, tokens.segments)
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c)

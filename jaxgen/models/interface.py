@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import types
+from jaxgen.nn.context_parallel import METHODS
 from jaxgen.nn.mlp import ACTIVATIONS
 from jaxgen.nn.patches import joined, patches
 from jaxgen.nn.stack import REMAT
@@ -76,7 +77,7 @@ def velocity(
 
 
 def validate_transformer(model: Any) -> None:
-    """Checks what all transformers share: width, depth, head_dim, patch and remat.
+    """Checks what all transformers share: width, depth, head_dim, patch, attention and remat.
 
     Raises:
       BadInput: naming the field at fault.
@@ -88,6 +89,8 @@ def validate_transformer(model: Any) -> None:
         raise types.BadInput("width", model.width, f"a multiple of head_dim={model.head_dim} (heads = width / head_dim)")
     if model.activation not in ACTIVATIONS:
         raise types.BadInput("activation", model.activation, f"one of {', '.join(ACTIVATIONS)}")
+    if model.context_attention not in METHODS:
+        raise types.BadInput("context_attention", model.context_attention, f"one of {', '.join(METHODS)}")
     if model.remat not in REMAT:
         raise types.BadInput("remat", model.remat, f"one of {', '.join(REMAT)}")
 

@@ -11,12 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.models.convolutional_edge import ConvolutionalEdge, ConvolutionalHead, ConvolutionalStem
-from jaxgen.nn.attention import Mask, attention
+from jaxgen.nn.attention import attention
+from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP
@@ -38,6 +38,7 @@ class MMDiTBlock(nn.Module):
     activation: str
     gates: Gates
     scale: mup.Scale
+    context_attention: str = "all_gather"
 
     @nn.compact
     def __call__(
@@ -52,8 +53,7 @@ class MMDiTBlock(nn.Module):
             heads[name] = project(modulate(carry[name], shift, scale), positions if name == "image" else None)
         q, k, v = (jnp.concatenate([heads[name][i] for name in MODALITIES], axis=1) for i in range(3))
         joint = jnp.concatenate([segments[name] for name in MODALITIES], axis=1)
-        attended = attention(q, k, v, Mask(joint, joint), self.scale.attention_scale(self.head_dim))
-        attended = checkpoint_name(attended, "attention")
+        attended = attention(q, k, v, Mask(joint, joint), self.scale.attention_scale(self.head_dim), self.context_attention)
         split = carry["image"].shape[1]
         attended = {"image": attended[:, :split], "text": attended[:, split:]}
 
@@ -85,6 +85,7 @@ class MMDiT(nn.Module):
       edge: convolutions at a finer patch before and behind the blocks; None has linear maps there.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
+      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
     """
@@ -101,6 +102,7 @@ class MMDiT(nn.Module):
     edge: ConvolutionalEdge | None = None
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
+    context_attention: str = "all_gather"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 
@@ -170,7 +172,7 @@ class MMDiT(nn.Module):
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
         block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(
-            self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, name="blocks"
+            self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention, name="blocks"
         )
         carry, _ = block(
             carry,

@@ -1,67 +1,83 @@
-"""The one door to attention: a mask is described, never materialised by the caller, and the kernel is chosen here."""
+"""The one door to attention: a mask is described, never materialised by the caller, and the kernel is chosen here.
+
+The mesh says what it is chosen for: TPUs, also those of a topology that is only compiled for, take the flash kernel of
+`attention_tpu`; GPUs take cuDNN's where it applies; the rest, short sequences on TPUs and programs outside of a mesh take plain XLA
+operations. Where the mesh axis `context` is longer than one device, the sequence stays divided over it (`context_parallel`).
+"""
 
 from __future__ import annotations
 
-import flax.struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 
-from jaxgen.nn.linear import precision
-
-
-@flax.struct.dataclass
-class Mask:
-    """Which keys a query sees; conditions combine by "and". The default sees everything.
-
-    Attributes:
-      query_segments, key_segments: [B, L] and [B, S] int32; a query sees keys of its own segment, and 0 is padding, which
-        neither sees nor is seen. Both or neither.
-      causal: a query sees keys at its own index and before.
-      window: a query sees keys less than this many indices away.
-    """
-
-    query_segments: jax.Array | None = None
-    key_segments: jax.Array | None = None
-    causal: bool = flax.struct.field(pytree_node=False, default=False)
-    window: int | None = flax.struct.field(pytree_node=False, default=None)
-
-    def dense(self, queries: int, keys: int) -> jax.Array | None:
-        """The mask as booleans [B or 1, L, S], true where visible; None where everything is."""
-        visible = []
-        offset = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
-        if self.causal:
-            visible.append((offset >= 0)[None])
-        if self.window is not None:
-            visible.append((jnp.abs(offset) < self.window)[None])
-        if self.query_segments is not None:
-            query, key = self.query_segments[:, :, None], self.key_segments[:, None, :]
-            visible.append((query == key) & (key != 0))
-        if not visible:
-            return None
-        mask = visible[0]
-        for other in visible[1:]:
-            mask = mask & other
-        return mask
+from jaxgen import types
+from jaxgen.nn import attention_gpu, attention_tiles, attention_tpu, attention_xla, context_parallel
+from jaxgen.nn.attention_mask import Mask
+from jaxgen.parallel import sharding
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float, context: str = "all_gather") -> jax.Array:
     """Softmax attention; a query that sees no key gets zeros.
+
+    The result carries the checkpoint name "attention", and so does what the backward pass of a kernel needs besides: saved under
+    that name, it is not computed again.
 
     Args:
       q: [B, L, N, K]. k, v: [B, S, N, K].
       mask: which keys each query sees.
       scale: factor on query-key products (`mup.Scale.attention_scale`).
+      context: how keys reach queries on other devices of the mesh axis `context`, a name in `context_parallel.METHODS`.
 
     Returns:
       [B, L, N, K] in the dtype of `q`. Products accumulate and the softmax is taken in float32.
+
+    Raises:
+      BadInput: heads do not divide over the mesh axis `tensor`, or tokens over `context`.
     """
-    logits = jnp.einsum("blnk,bsnk->bnls", q * scale, k, precision=precision(q), preferred_element_type=jnp.float32)
-    visible = mask.dense(q.shape[1], k.shape[1])
-    if visible is not None:
-        visible = visible[:, None]
-        logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1)
-    if visible is not None:
-        weights = jnp.where(jnp.any(visible, axis=-1, keepdims=True), weights, 0.0)
-    out = jnp.einsum("bnls,bsnk->blnk", weights.astype(v.dtype), v, precision=precision(v), preferred_element_type=jnp.float32)
-    return out.astype(q.dtype)
+    mesh = jax.sharding.get_abstract_mesh()
+    require_divisible(q.shape[2], (q.shape[1], k.shape[1]), mesh.shape)
+    device = None if mesh.empty else mesh.abstract_device
+    divided = mesh.shape.get(context_parallel.AXIS, 1) > 1
+
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+        """On what one device holds."""
+        kernel = _kernel(device, q, k)
+        if not divided:
+            return kernel(q, k, v, mask, scale, None)
+        if context == "ring":
+            return context_parallel.ring(*(x.swapaxes(1, 2) for x in (q, k, v)), mask, scale, kernel).swapaxes(1, 2)
+        k, v, mask = context_parallel.gather_keys(k, v, mask)
+        return kernel(q, k, v, mask, scale, jax.lax.axis_index(context_parallel.AXIS) * q.shape[1])
+
+    if device is None or (device.platform == "cpu" and not divided):
+        return local(q, k, v, mask)
+    names = ("batch", "length", "activation_heads", None)
+    specs = jax.tree.map(lambda x: sharding.partition_spec(names[: x.ndim], x.shape, mesh.shape), (q, k, v, mask))
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(q, k, v, mask)
+
+
+def require_divisible(heads: int, lengths: Iterable[int], mesh: Mapping[str, int]) -> None:
+    """Refuses heads and tokens that do not divide over a mesh with these axis sizes.
+
+    Raises:
+      BadInput: naming the size of the mesh axis.
+    """
+    tensor, context = mesh.get("tensor", 1), mesh.get(context_parallel.AXIS, 1)
+    if heads % tensor:
+        raise types.BadInput("mesh.tensor", tensor, f"a divisor of the {heads} attention heads (model.width / model.head_dim)")
+    for length in lengths:
+        if length % context:
+            raise types.BadInput("mesh.context", context, f"a divisor of the {length} tokens that attention sees")
+
+
+def _kernel(device: Any, q: jax.Array, k: jax.Array) -> context_parallel.Kernel:
+    """The kernel for arrays of these shapes on one such device; None stands for any."""
+    if device is not None and device.platform == "tpu":
+        plan = attention_tiles.plan(device.device_kind, q.shape, k.shape[1], q.dtype)
+        if plan is not None:
+            return attention_tpu.Flash(plan)
+    if device is not None and device.platform == "gpu" and attention_gpu.applies(q, k):
+        return attention_gpu.CuDNN()
+    return attention_xla.XLA()
