@@ -75,7 +75,7 @@ def require_divisible(heads: int, lengths: Iterable[int], mesh: Mapping[str, int
 def _kernel(device: Any, q: jax.Array, k: jax.Array) -> context_parallel.Kernel:
     """The kernel for arrays of these shapes on one such device; None stands for any."""
     if device is not None and device.platform == "tpu":
-        plan = attention_tiles.plan(device.device_kind, q.shape, k.shape[1], q.dtype)
+        plan = attention_tiles.plan(device.device_kind, q.shape[2], q.shape[1], k.shape[1], q.shape[3], q.dtype)
         if plan is not None:
             return attention_tpu.Flash(plan)
     if device is not None and device.platform == "gpu" and attention_gpu.applies(q, k):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -45,7 +46,7 @@ class Mask:
       query_blocks, key_blocks: a query sees its own block and earlier ones as the table `kinds` says. Both or neither.
       causal: a query sees keys at its own index and before.
       window: a query sees keys less than this many indices away.
-      kinds: the table of block kinds, at most 32.
+      kinds: the table of block kinds, at most 31.
     """
 
     query_segments: jax.Array | None = None
@@ -55,6 +56,16 @@ class Mask:
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     window: int | None = flax.struct.field(pytree_node=False, default=None)
     kinds: tuple[BlockKind, ...] = flax.struct.field(pytree_node=False, default=())
+
+    def of_queries(self, some: Callable[[jax.Array], jax.Array]) -> Mask:
+        """The mask with a function applied to what describes queries."""
+        segments, blocks = jax.tree.map(some, (self.query_segments, self.query_blocks))
+        return self.replace(query_segments=segments, query_blocks=blocks)
+
+    def of_keys(self, some: Callable[[jax.Array], jax.Array]) -> Mask:
+        """The mask with a function applied to what describes keys."""
+        segments, blocks = jax.tree.map(some, (self.key_segments, self.key_blocks))
+        return self.replace(key_segments=segments, key_blocks=blocks)
 
     def dense(self, queries: int, keys: int, query_start: jax.Array | int = 0, key_start: jax.Array | int = 0) -> jax.Array | None:
         """The mask as booleans [B or 1, L, S], true where visible; None where everything is.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+
+import jax.numpy as jnp
 
 LANES = 128
+MIB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +16,7 @@ class Tile:
     """Attributes:
     heads: heads that one step of the grid works on.
     queries, keys: tokens of a tile, multiples of 128.
-    compute: keys taken at once within a tile, a divisor of `keys` and a multiple of 128.
+    compute: keys taken at once within a tile, a multiple of 128.
     """
 
     heads: int
@@ -20,20 +24,75 @@ class Tile:
     keys: int
     compute: int
 
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """(first key, number of keys) of what is taken at once."""
+        for start in range(0, self.keys, self.compute):
+            yield start, min(self.compute, self.keys - start)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Attributes:
     forward, backward: tiles of the two kernels.
-    vector_memory: bytes that a kernel may use of a core's vector memory.
+    gathered: queries whose gradient one backward kernel holds in vector memory; longer sequences are taken in several runs.
+    vector_memory: bytes that a kernel may use of a core's vector memory; None leaves it to the compiler.
     interpret: runs the kernels in Python on any platform, for tests.
     """
 
     forward: Tile
     backward: Tile
+    gathered: int
     vector_memory: int | None = None
     interpret: bool = False
 
 
-def plan(kind: str, queries: tuple[int, int, int, int], keys: int, dtype: object) -> Plan | None:
-    return None
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The largest tiles that a kind of chip takes, for head dimensions up to 128 in two bytes; `heads` counts (query, key) pairs.
+
+    Attributes:
+      vector_memory: MiB of a core's vector memory that kernels may use.
+      forward, backward: (queries, keys, keys at once).
+    """
+
+    vector_memory: int
+    forward: tuple[int, int, int]
+    backward: tuple[int, int, int]
+
+
+CHIPS = {
+    "TPU v4": Chip(14, (1024, 1024, 512), (512, 1024, 512)),
+    "TPU v5 lite": Chip(100, (1536, 1536, 512), (512, 1536, 512)),
+    "TPU v5": Chip(56, (1536, 1536, 512), (512, 1536, 512)),
+    "TPU v6 lite": Chip(100, (1536, 1536, 512), (512, 1536, 512)),
+    "TPU7x": Chip(56, (1536, 1536, 512), (512, 1536, 512)),
+}
+"""By `device_kind`; of the tiles that were compiled, those with the fewest cycles (4608 tokens, head dimension 128)."""
+
+
+def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.dtype) -> Plan | None:
+    """Tiles for attention of so many heads, queries and keys on one device; None where plain XLA operations are as fast.
+
+    Args:
+      kind: `device_kind` of the chip; one that is not known gets the smallest tiles.
+      heads, queries, keys, width: N, L, S and K of what one device holds.
+    """
+    chip = CHIPS.get(kind, CHIPS["TPU v4"])
+    # Wide heads and four-byte numbers take as much more room.
+    shrink = max(1, width // LANES) * jnp.dtype(dtype).itemsize // 2
+    forward, backward = (_tile(limits, shrink, heads, queries, keys) for limits in (chip.forward, chip.backward))
+    bytes_per_query = 4 * backward.heads * max(width, LANES)
+    return Plan(forward, backward, chip.vector_memory * MIB // 3 // bytes_per_query, chip.vector_memory * MIB)
+
+
+def _tile(limits: tuple[int, int, int], shrink: int, heads: int, queries: int, keys: int) -> Tile:
+    most = [max(LANES, limit // shrink) for limit in limits]
+    rows, columns = _part(queries, most[0]), _part(keys, most[1])
+    together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * rows * columns <= most[0] * most[1] // 4))
+    return Tile(together, rows, columns, min(most[2], columns))
+
+
+def _part(length: int, most: int) -> int:
+    """The length divided into as few equal parts as are not longer than `most`, rounded up to a multiple of 128."""
+    parts = -(-length // most)
+    return -(-length // (parts * LANES)) * LANES

@@ -22,16 +22,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxgen.nn import attention_tile_mask as tile_mask
 from jaxgen.nn.attention_mask import Mask
-from jaxgen.nn.attention_tiles import LANES, Plan, Tile
+from jaxgen.nn.attention_tiles import LANES, Plan
 from jaxgen.nn.linear import precision
 
 LOG2_E = math.log2(math.e)
 HIDDEN = -1e38  # a logit of what is not seen; finite, so that differences of two are not NaN
 UNSEEN = -5e37  # a row whose largest logit is below this saw nothing
-SKIP, SOME, EVERY = 0, 1, 2  # status of a pair of tiles
 ACROSS, DOWN = ((1,), (1,)), ((1,), (0,))  # a·bᵀ and a·b
-NOWHERE = jnp.iinfo(jnp.int32).min
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +106,10 @@ def forward(
     tile = plan.forward
     (batch, heads, queries, width), keys = q.shape, k.shape[2]
     rows, columns = _padded(queries, tile.queries), _padded(keys, tile.keys)
-    rule, query, key = _codes(mask, query_start, keys, rows, columns)
+    rule, query, key = tile_mask.codes(mask, query_start, keys, rows, columns)
     q, k, v = _pad(q, rows), _pad(k, columns), _pad(v, columns)
     over = (rows // tile.queries, columns // tile.keys)
-    status = _status(rule, query, key, query_start, key_start, over, tile)
+    status = tile_mask.status(rule, query, key, query_start, key_start, over, tile)
     own = lambda b: b if status.shape[0] > 1 else 0
     block = lambda size, at: pl.BlockSpec((1, tile.heads, size, width), at)
     at_queries, at_keys = lambda b, h, i, j, *_: (b, h, i, 0), lambda b, h, i, j, *_: (b, h, j, 0)
@@ -159,12 +158,12 @@ def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, over, bat
         gathered[...] = jnp.zeros_like(gathered)
 
     def attend(masked):
-        for part in range(tile.keys // tile.compute):
-            inner = pl.ds(part * tile.compute, tile.compute)
+        for first, count in tile.parts():
+            inner = pl.ds(first, count)
             if masked:
                 query, key = ((codes[0][0], codes[1][0, :, inner])) if codes else (None, None)
-                index = _indices(starts, i * tile.queries, j * tile.keys + part * tile.compute, (tile.queries, tile.compute), 0)
-                visible = _visible(rule, query, key, *index)
+                index = tile_mask.indices(starts, i * tile.queries, j * tile.keys + first, (tile.queries, count), 0)
+                visible = tile_mask.visible(rule, query, key, *index)
             for h in range(tile.heads):
                 scaled = (q[0, h].astype(jnp.float32) * scale).astype(q.dtype)
                 logits = _dot(scaled, k[0, h, inner], ACROSS)
@@ -172,7 +171,7 @@ def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, over, bat
                     logits = jnp.where(visible, logits, HIDDEN)
                 before = top[h]
                 now = jnp.maximum(before, jnp.max(logits, axis=1, keepdims=True))
-                weights = jnp.exp2(logits - _lanes(now, tile.compute))
+                weights = jnp.exp2(logits - _lanes(now, count))
                 kept = jnp.exp2(before - now)
                 top[h] = now
                 total[h] = kept * total[h] + jnp.sum(weights, axis=1, keepdims=True)
@@ -213,16 +212,32 @@ def backward(
       logsumexp: [B, N, L] over all parts of the keys. product: [B, N, L], Σ_K output · its gradient.
       gradient: [B, N, L, K], of the output.
     """
+    run = functools.partial(_backward_run, scale=scale, key_start=key_start, plan=plan)
+    most = max(1, plan.gathered // plan.backward.queries) * plan.backward.queries
+    if q.shape[2] <= most:
+        return run(q, k, v, mask, logsumexp, product, gradient, query_start=query_start, dtype=dtype)
+    dqs, dk, dv = [], 0.0, 0.0
+    for first in range(0, q.shape[2], most):
+        some = functools.partial(jax.lax.slice_in_dim, start_index=first, limit_index=min(first + most, q.shape[2]))
+        part = [some(x, axis=2) for x in (q, logsumexp, product, gradient)]
+        theirs = mask.of_queries(functools.partial(some, axis=1))
+        dq, more_k, more_v = run(part[0], k, v, theirs, *part[1:], query_start=query_start + first, dtype=jnp.float32)
+        dqs, dk, dv = [*dqs, dq], dk + more_k, dv + more_v
+    return jnp.concatenate(dqs, axis=2).astype(dtype), dk.astype(dtype), dv.astype(dtype)
+
+
+def _backward_run(q, k, v, mask, logsumexp, product, gradient, *, scale, query_start, key_start, plan, dtype):
+    """`backward` for as many queries as vector memory has room for the gradients of."""
     tile = plan.backward
     (batch, heads, queries, width), keys = q.shape, k.shape[2]
     rows, columns = _padded(queries, tile.queries), _padded(keys, tile.keys)
-    rule, query, key = _codes(mask, query_start, keys, rows, columns)
+    rule, query, key = tile_mask.codes(mask, query_start, keys, rows, columns)
     q, k, v, gradient = _pad(q, rows), _pad(k, columns), _pad(v, columns), _pad(gradient.astype(q.dtype), rows)
     # Weights are exp(logits - logsumexp): zero for a query that sees nothing, as exp(HIDDEN - 0), and so is padding's gradient.
     logsumexp = _pad(jnp.where(jnp.isfinite(logsumexp), logsumexp, 0.0)[:, :, :, None] * LOG2_E, rows).swapaxes(2, 3)
     product = _pad(product[:, :, :, None], rows).swapaxes(2, 3)
     over = (rows // tile.queries, columns // tile.keys)
-    status = _status(rule, query, key, query_start, key_start, over, tile)
+    status = tile_mask.status(rule, query, key, query_start, key_start, over, tile)
     own = lambda b: b if status.shape[0] > 1 else 0
     block = lambda size, at: pl.BlockSpec((1, tile.heads, size, width), at)
     at_queries, at_keys = lambda b, h, j, i, *_: (b, h, i, 0), lambda b, h, j, i, *_: (b, h, j, 0)
@@ -278,12 +293,12 @@ def _backward_kernel(status, starts, q, k, v, gradient, logsumexp, product, *ref
         for_q[:, mine] = jnp.zeros((tile.heads, tile.queries, for_q.shape[-1]), jnp.float32)
 
     def attend(masked):
-        for part in range(tile.keys // tile.compute):
-            inner = pl.ds(part * tile.compute, tile.compute)
+        for first, count in tile.parts():
+            inner = pl.ds(first, count)
             if masked:
                 query, key = (codes[0][0], codes[1][0, inner]) if codes else (None, None)
-                index = _indices(starts, i * tile.queries, j * tile.keys + part * tile.compute, (tile.compute, tile.queries), 1)
-                visible = _visible(rule, query, key, *index, across=0)
+                index = tile_mask.indices(starts, i * tile.queries, j * tile.keys + first, (count, tile.queries), 1)
+                visible = tile_mask.visible(rule, query, key, *index, across=0)
             for h in range(tile.heads):
                 scaled = (q[0, h].astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype)
                 logits = _dot(k[0, h, inner], scaled, ACROSS)
@@ -310,11 +325,11 @@ def _backward_kernel(status, starts, q, k, v, gradient, logsumexp, product, *ref
 
 def _when(status, pair, rule, attend):
     """Runs `attend` for a pair of tiles, with masking where it is needed."""
-    if rule == Rule():
+    if rule == tile_mask.Rule():
         attend(masked=False)
         return
-    pl.when(status[pair] == EVERY)(lambda: attend(masked=False))
-    pl.when(status[pair] == SOME)(lambda: attend(masked=True))
+    pl.when(status[pair] == tile_mask.EVERY)(lambda: attend(masked=False))
+    pl.when(status[pair] == tile_mask.SOME)(lambda: attend(masked=True))
 
 
 def _dot(a, b, contracted):
@@ -324,127 +339,6 @@ def _dot(a, b, contracted):
 def _lanes(x, width):
     """[rows, LANES] of equal lanes as [rows, width]."""
     return x[:, :width] if width <= LANES else jnp.tile(x, (1, -(-width // LANES)))[:, :width]
-
-
-# Masks.
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What of a mask is known when the kernel is compiled.
-
-    Attributes:
-      causal, window: as of `Mask`. segments, blocks: whether the mask has any.
-      keys: number of real keys, where there are others and segments do not tell them apart.
-    """
-
-    causal: bool = False
-    window: int | None = None
-    segments: bool = False
-    blocks: bool = False
-    keys: int | None = None
-
-
-def _codes(
-    mask: Mask, query_start: jax.Array, keys: int, rows: int, columns: int
-) -> tuple[Rule, jax.Array | None, jax.Array | None]:
-    """The rule, and [B, codes, rows] int32 for queries, [B, codes, columns] for keys, None where indices alone decide.
-
-    Codes of a query: its segment; its block, the last index that it sees in it, and a bit for each kind it sees in earlier ones.
-    Codes of a key: its segment, -1 for padding; its block and the bit of its kind.
-    """
-    segments, blocks = mask.query_segments is not None, mask.query_blocks is not None
-    bounded = keys if columns > keys and not segments else None
-    rule = Rule(mask.causal, mask.window, segments, blocks, bounded)
-    query, key = [], []
-    pad = lambda code, size, value: jnp.pad(code.astype(jnp.int32), ((0, 0), (0, size - code.shape[1])), constant_values=value)
-    if segments:
-        query.append(pad(mask.query_segments, rows, 0))
-        key.append(pad(jnp.where(mask.key_segments == 0, -1, mask.key_segments), columns, -1))
-    if blocks:
-        causal = jnp.asarray([kind.causal for kind in mask.kinds])[mask.query_blocks.kind]
-        sees = jnp.asarray([sum(1 << other for other in kind.sees) for kind in mask.kinds], jnp.int32)[mask.query_blocks.kind]
-        index = query_start + jnp.arange(causal.shape[1])
-        reach = jnp.where(causal, index[None], jnp.iinfo(jnp.int32).max)
-        query += [pad(mask.query_blocks.number, rows, 0), pad(reach, rows, NOWHERE), pad(sees, rows, 0)]
-        key += [pad(mask.key_blocks.number, columns, 0), pad(1 << mask.key_blocks.kind, columns, 0)]
-    if not query:
-        return rule, None, None
-    return rule, jnp.stack(query, axis=1), jnp.stack(key, axis=1)
-
-
-def _indices(starts, i, j, shape, queries):
-    """(queries' index - keys' index, keys' index, the same counted from the first key here), int32 of `shape`.
-
-    `queries` is the dimension that runs over queries, `i` and `j` the first query and key of the tile.
-    """
-    row = jax.lax.broadcasted_iota(jnp.int32, shape, queries)
-    column = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - queries)
-    return row - column + (starts[0] - starts[1] + i - j), column + (starts[1] + j), column + j
-
-
-def _visible(rule, query, key, offset, key_index, here, across=1):
-    """Which key each query sees, in a tile whose dimension `across` runs over keys."""
-    conditions = []
-    if rule.keys is not None:
-        conditions.append(here < rule.keys)
-    if rule.causal:
-        conditions.append(offset >= 0)
-    if rule.window is not None:
-        conditions.append(jnp.abs(offset) < rule.window)
-    # Codes of what runs down are columns, of what runs across rows.
-    of_query = lambda n: query[:, n : n + 1] if across == 1 else query[n : n + 1]
-    of_key = lambda n: key[n : n + 1] if across == 1 else key[:, n : n + 1]
-    if rule.segments:
-        conditions.append(of_query(0) == of_key(0))
-    if rule.blocks:
-        first = int(rule.segments)
-        same = (of_query(first) == of_key(first)) & (key_index <= of_query(first + 1))
-        earlier = (of_key(first) < of_query(first)) & ((of_query(first + 2) & of_key(first + 1)) != 0)
-        conditions.append(same | earlier)
-    return functools.reduce(jnp.logical_and, conditions)
-
-
-def _status(
-    rule: Rule,
-    query: jax.Array | None,
-    key: jax.Array | None,
-    query_start: jax.Array,
-    key_start: jax.Array,
-    over: tuple[int, int],
-    tile: Tile,
-) -> jax.Array:
-    """[B or 1, tiles of queries, tiles of keys] int32. SKIP: no key is seen; EVERY: all are; SOME promises nothing."""
-    here = jnp.arange(over[1])[None] * tile.keys
-    i, j = query_start + jnp.arange(over[0])[:, None] * tile.queries, key_start + here
-    i_last, j_last = i + tile.queries - 1, j + tile.keys - 1
-    every, some = [jnp.ones((1, *over), bool)], [jnp.ones((1, *over), bool)]
-    if rule.keys is not None:
-        every.append((here + tile.keys <= rule.keys)[None])
-    if rule.causal:
-        every.append((j_last <= i)[None])
-        some.append((j <= i_last)[None])
-    if rule.window is not None:
-        every.append((jnp.maximum(i_last - j, j_last - i) < rule.window)[None])
-        some.append((jnp.maximum(i - j_last, j - i_last) < rule.window)[None])
-    down = lambda n, reduce: reduce(query[:, n].reshape(-1, over[0], tile.queries), axis=-1)[:, :, None]
-    across = lambda n, reduce: reduce(key[:, n].reshape(-1, over[1], tile.keys), axis=-1)[:, None, :]
-    both, either = jnp.bitwise_and.reduce, jnp.bitwise_or.reduce
-    if rule.segments:
-        low, high, key_low, key_high = down(0, jnp.min), down(0, jnp.max), across(0, jnp.min), across(0, jnp.max)
-        every.append((low == high) & (key_low == key_high) & (low == key_low))
-        some.append((key_low <= high) & (low <= key_high))
-    if rule.blocks:
-        n = int(rule.segments)
-        low, high, key_low, key_high = down(n, jnp.min), down(n, jnp.max), across(n, jnp.min), across(n, jnp.max)
-        same = (low == high) & (key_low == key_high) & (low == key_low) & (j_last[None] <= down(n + 1, jnp.min))
-        every.append(same | (key_high < low) & ((~down(n + 2, both) & across(n + 1, either)) == 0))
-        some.append(key_low <= high)
-    every, some = functools.reduce(jnp.logical_and, every), functools.reduce(jnp.logical_and, some)
-    return jnp.where(every, EVERY, jnp.where(some, SOME, SKIP)).astype(jnp.int32)
-
-
-# Sizes.
 
 
 def _padded(length: int, tile: int) -> int:

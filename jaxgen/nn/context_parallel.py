@@ -8,7 +8,7 @@ their denominators (Liu et al., arXiv 2310.01889). Both run inside `shard_map`.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,22 +30,10 @@ class Kernel(Protocol):
     ) -> tuple[jax.Array, jax.Array, jax.Array]: ...
 
 
-class Part(NamedTuple):
-    """What travels around the ring: keys and values [B, N, S, K] and the mask's description of them."""
-
-    k: jax.Array
-    v: jax.Array
-    of_mask: tuple
-
-    def passed(self) -> Part:
-        """This of the neighbour."""
-        return jax.tree.map(_pass_on, self)
-
-
 def gather_keys(k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array, Mask]:
     """Keys and values [B, S, N, K] of this device's part of the sequence, and their mask, made whole along the sequence."""
     whole = lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True)
-    return whole(k), whole(v), _with_keys(mask, jax.tree.map(whole, _keys(mask)))
+    return whole(k), whole(v), mask.of_keys(whole)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -61,18 +49,17 @@ def _ring_forward(q, k, v, mask, scale, kernel):
     size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
 
     def step(carry, turn):
-        part, out, logsumexp = carry
-        following = part.passed()
+        (k, v, mask), out, logsumexp = carry
         owner = (here - turn) % size
         start, key_start = here * q.shape[2], owner * k.shape[2]
-        more, its = kernel.forward(q, part.k, part.v, _with_keys(mask, part.of_mask), scale, start, key_start)
+        more, its = kernel.forward(q, k, v, mask, scale, start, key_start)
         together = jnp.logaddexp(logsumexp, its)
         reference = jnp.where(jnp.isfinite(together), together, 0.0)
         share = lambda x: jnp.exp(x - reference)[..., None]
-        return (following, out * share(logsumexp) + more.astype(jnp.float32) * share(its), together), None
+        return (_neighbours(k, v, mask), out * share(logsumexp) + more.astype(jnp.float32) * share(its), together), None
 
     nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf, jnp.float32)
-    (_, out, logsumexp), _ = jax.lax.scan(step, (Part(k, v, _keys(mask)), *nothing), jnp.arange(size))
+    (_, out, logsumexp), _ = jax.lax.scan(step, ((k, v, mask), *nothing), jnp.arange(size))
     out, logsumexp = checkpoint_name(out.astype(q.dtype), "attention"), checkpoint_name(logsumexp, "attention")
     return out, (q, k, v, mask, out, logsumexp)
 
@@ -83,18 +70,16 @@ def _ring_backward(scale, kernel, saved, gradient):
     product = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
 
     def step(carry, turn):
-        part, dq, dk, dv = carry
-        following = part.passed()
+        (k, v, mask), dq, dk, dv = carry
         owner = (here - turn) % size
         start, key_start = here * q.shape[2], owner * k.shape[2]
-        mine = _with_keys(mask, part.of_mask)
-        more = kernel.backward(q, part.k, part.v, mine, scale, start, key_start, logsumexp, product, gradient)
+        more = kernel.backward(q, k, v, mask, scale, start, key_start, logsumexp, product, gradient)
         dq, dk, dv = (total + x.astype(jnp.float32) for total, x in zip((dq, dk, dv), more, strict=True))
-        return (following, dq, _pass_on(dk), _pass_on(dv)), None
+        return (_neighbours(k, v, mask), dq, _pass_on(dk), _pass_on(dv)), None
 
     nothing = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
     # After as many turns as there are devices, each part and its gradients are home again.
-    (_, dq, dk, dv), _ = jax.lax.scan(step, (Part(k, v, _keys(mask)), *nothing), jnp.arange(size))
+    (_, dq, dk, dv), _ = jax.lax.scan(step, ((k, v, mask), *nothing), jnp.arange(size))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
@@ -106,9 +91,6 @@ def _pass_on(x: jax.Array) -> jax.Array:
     return jax.lax.ppermute(x, AXIS, [(i, (i + 1) % size) for i in range(size)])
 
 
-def _keys(mask: Mask) -> tuple:
-    return mask.key_segments, mask.key_blocks
-
-
-def _with_keys(mask: Mask, of_mask: tuple) -> Mask:
-    return mask.replace(key_segments=of_mask[0], key_blocks=of_mask[1])
+def _neighbours(k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array, Mask]:
+    """What the neighbour held: keys, values, and the mask as it describes them."""
+    return _pass_on(k), _pass_on(v), mask.of_keys(_pass_on)

@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.nn.attention import Mask, attention
+from jaxgen import types
+from jaxgen.nn.attention import attention
+from jaxgen.nn.attention_mask import BlockKind, Blocks, Mask
+from jaxgen.parallel import mesh as meshes
 
 B, L, S, N, K = 2, 6, 6, 3, 4
 QUERIES = np.array([[1, 1, 2, 2, 2, 0], [3, 3, 3, 1, 0, 0]], np.int32)
@@ -34,6 +37,20 @@ def segments(b, i, j):
     return QUERIES[b, i] == KEYS[b, j] and KEYS[b, j] != 0
 
 
+# Interleaved: two tokens of text, two of a picture with noise, which nothing later sees, and two of text or of a clean picture.
+NUMBERS = np.array([[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 4, 4]], np.int32)
+KINDS = np.array([[0, 0, 2, 2, 0, 0], [0, 0, 2, 2, 1, 1]], np.int32)
+TABLE = (BlockKind(causal=True, sees=(0, 1)), BlockKind(causal=False, sees=(0, 1)), BlockKind(causal=False, sees=(0,)))
+
+
+def interleaved(b, i, j):
+    if NUMBERS[b, i] == NUMBERS[b, j]:
+        return j <= i or KINDS[b, i] != 0
+    return j < i and KINDS[b, j] in ([0, 1], [0, 1], [0])[KINDS[b, i]]
+
+
+BLOCKS = Blocks(jnp.asarray(NUMBERS), jnp.asarray(KINDS))
+INTERLEAVED = {"query_blocks": BLOCKS, "key_blocks": BLOCKS, "kinds": TABLE}
 SEGMENTS = {"query_segments": jnp.asarray(QUERIES), "key_segments": jnp.asarray(KEYS)}
 MASKS = {
     "none": (Mask(), lambda b, i, j: True),
@@ -43,6 +60,8 @@ MASKS = {
     "causal_window": (Mask(causal=True, window=3), lambda b, i, j: 0 <= i - j < 3),
     "causal_segments": (Mask(**SEGMENTS, causal=True), lambda b, i, j: j <= i and segments(b, i, j)),
     "window_segments": (Mask(**SEGMENTS, window=3), lambda b, i, j: abs(i - j) < 3 and segments(b, i, j)),
+    "blocks": (Mask(**INTERLEAVED), interleaved),
+    "block_segments": (Mask(**SEGMENTS, **INTERLEAVED), lambda b, i, j: segments(b, i, j) and interleaved(b, i, j)),
     "all": (Mask(**SEGMENTS, causal=True, window=3), lambda b, i, j: 0 <= i - j < 3 and segments(b, i, j)),
 }
 
@@ -96,3 +115,31 @@ def test_bfloat16_logits_are_not_rounded():
     v = jnp.asarray([[0.0, 0.0], [1.0, 1.0]], jnp.bfloat16).reshape(1, 2, 1, 2)
     out = attention(q, k, v, Mask(), 1.0)
     assert float(out[0, 0, 0, 0]) == pytest.approx(1 / (1 + np.exp(-1)), rel=0.01)
+
+
+def test_text_is_causal_a_picture_sees_itself_and_noise_is_seen_by_no_later_block():
+    visible = np.asarray(Mask(**INTERLEAVED).dense(L, L))[0]
+    np.testing.assert_array_equal(
+        visible.astype(int),
+        [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 1]],
+    )
+
+
+def test_a_part_of_the_sequence_has_its_part_of_the_mask():
+    for mask, _ in MASKS.values():
+        whole = mask.dense(L, L)
+        part = mask.of_queries(lambda x: x[:, 2:]).of_keys(lambda x: x[:, 3:]).dense(L - 2, L - 3, 2, 3)
+        np.testing.assert_array_equal(part, whole if whole is None else whole[:, 2:, 3:])
+
+
+@pytest.mark.parametrize(
+    "axes, option",
+    [({"tensor": 2}, "mesh.tensor"), ({"context": 4}, "mesh.context")],
+    ids=["heads", "tokens"],
+)
+def test_heads_and_tokens_that_do_not_divide_over_the_mesh_are_refused(axes, option):
+    q, k, v = heads()
+    with jax.set_mesh(meshes.build(meshes.MeshShape(data=1, **axes), jax.devices())):
+        with pytest.raises(types.BadInput) as error:
+            jax.eval_shape(lambda *x: attention(*x, Mask(), 1.0), q, k, v)
+    assert (error.value.option, error.value.found) == (option, next(iter(axes.values())))

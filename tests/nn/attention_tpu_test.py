@@ -1,0 +1,156 @@
+"""The TPU's flash kernel, interpreted, against plain attention in float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.nn import attention_tile_mask as tile_mask
+from jaxgen.nn.attention_mask import BlockKind, Blocks, Mask
+from jaxgen.nn.attention_tiles import Plan, Tile
+from jaxgen.nn.attention_tpu import Flash
+from jaxgen.nn.attention_xla import XLA
+from jaxgen.nn.stack import REMAT
+
+B, L, N = 2, 250, 2
+DRAWS = np.random.default_rng(0)
+TABLE = (BlockKind(causal=True, sees=(0, 1)), BlockKind(causal=False, sees=(0, 1)), BlockKind(causal=False, sees=(0,)))
+
+
+def mask_of(length=L, segments=False, blocks=False, **static):
+    """A mask over one sequence: a few segments, the last of them padding, and blocks of three kinds."""
+    draws = np.random.default_rng(1)
+    owner = jnp.asarray(np.sort(draws.integers(1, 5, (B, length)), axis=1) % 4, jnp.int32)
+    number = np.cumsum(draws.random((B, length)) < 0.02, axis=1)
+    described = Blocks(jnp.asarray(number, jnp.int32), jnp.asarray(number * 7 % 3, jnp.int32))
+    arrays = {"query_segments": owner, "key_segments": owner} if segments else {}
+    arrays |= {"query_blocks": described, "key_blocks": described, "kinds": TABLE} if blocks else {}
+    return Mask(**arrays, **static)
+
+
+MASKS = {
+    "none": mask_of(),
+    "causal": mask_of(causal=True),
+    "window": mask_of(window=40),
+    "causal_window": mask_of(causal=True, window=140),
+    "segments": mask_of(segments=True),
+    "causal_segments": mask_of(segments=True, causal=True),
+    "blocks": mask_of(blocks=True),
+    "all": mask_of(segments=True, blocks=True, causal=True, window=140),
+}
+
+
+def draw(*shape, dtype=np.float32):
+    return jnp.asarray(DRAWS.normal(size=shape), dtype)
+
+
+def plan(heads=1, queries=128, keys=128, compute=128, gathered=10_000):
+    tile = Tile(heads, queries, keys, compute)
+    return Plan(tile, tile, gathered, interpret=True)
+
+
+def with_gradients(kernel, mask, q, k, v, weight):
+    """Output and gradients of a weighted sum of it."""
+
+    def both(*arrays):
+        out, back = jax.vjp(lambda *x: kernel(*x, mask, 0.3, None), *arrays)
+        return out, back(weight)
+
+    return jax.tree.leaves(jax.jit(both)(q, k, v))
+
+
+def agree(kernel, mask, q, k, v, tolerance=3e-5):
+    weight = draw(*q.shape)
+    for found, wanted in zip(
+        with_gradients(kernel, mask, q, k, v, weight), with_gradients(XLA(), mask, q, k, v, weight), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=tolerance)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_every_mask_agrees_with_plain_attention_in_value_and_gradient(mask):
+    agree(Flash(plan()), mask, draw(B, L, N, 16), draw(B, L, N, 16), draw(B, L, N, 16))
+
+
+@pytest.mark.parametrize(
+    "queries, keys, width, tiles",
+    [
+        pytest.param(100, 100, 72, plan(), id="an odd length and head dimension"),
+        pytest.param(130, 300, 8, plan(keys=384, compute=256), id="more keys than queries, taken in uneven parts"),
+        pytest.param(300, 100, 160, plan(queries=384), id="more queries than keys, wide heads"),
+        pytest.param(128, 256, 8, plan(heads=2), id="two heads at once"),
+    ],
+)
+def test_any_length_and_head_dimension_is_taken(queries, keys, width, tiles):
+    agree(Flash(tiles), Mask(), draw(B, queries, N, width), draw(B, keys, N, width), draw(B, keys, N, width))
+
+
+@pytest.mark.parametrize("mask", [MASKS["all"], MASKS["none"]], ids=["all", "none"])
+def test_gradients_of_long_sequences_are_made_in_several_runs(mask):
+    agree(Flash(plan(gathered=128)), mask, draw(B, L, N, 8), draw(B, L, N, 8), draw(B, L, N, 8))
+
+
+def test_queries_that_see_nothing_get_zeros_and_no_gradient():
+    mask = MASKS["segments"]
+    q, k, v = (draw(B, L, N, 8) for _ in range(3))
+    padding = np.asarray(mask.query_segments) == 0
+    assert padding.any()
+    out, dq, dk, dv = with_gradients(Flash(plan()), mask, q, k, v, draw(B, L, N, 8))
+    for found in (out, dq, dk, dv):
+        np.testing.assert_array_equal(np.asarray(found)[padding], 0)
+
+
+def test_bfloat16_is_as_near_to_float32_as_plain_attention_in_bfloat16():
+    q, k, v, weight = (draw(1, 128, 1, 64, dtype=jnp.bfloat16) for _ in range(4))
+    exact = with_gradients(XLA(), Mask(), *(x.astype(jnp.float32) for x in (q, k, v, weight)))
+    error = lambda kernel: [
+        float(jnp.abs(found - wanted).max()) for found, wanted in zip(with_gradients(kernel, Mask(), q, k, v, weight), exact)
+    ]
+    assert all(mine < 1.5 * plain for mine, plain in zip(error(Flash(plan())), error(XLA()), strict=True))
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("query_start, key_start", [(0, 0), (256, 0), (0, 384)])
+def test_a_tile_is_skipped_or_left_unmasked_only_where_the_dense_mask_says_so(mask, query_start, key_start):
+    tile, padded = Tile(1, 128, 128, 128), 256
+    rule, query, key = tile_mask.codes(mask, query_start, L, padded, padded)
+    status = np.asarray(tile_mask.status(rule, query, key, query_start, key_start, (2, 2), tile))
+    dense = mask.dense(L, L, query_start, key_start)
+    dense = np.ones((1, L, L), bool) if dense is None else np.asarray(dense)
+    for b, i, j in np.ndindex(*status.shape):
+        # Padding is no key, and what a padded query is given is thrown away.
+        seen = dense[b, i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
+        assert status[b, i, j] != tile_mask.SKIP or not seen.any()
+        assert status[b, i, j] != tile_mask.EVERY or (seen.all() and (j + 1) * 128 <= L)
+
+
+def test_tiles_are_skipped_and_left_unmasked():
+    status = lambda mask: tile_mask.status(*tile_mask.codes(mask, 0, 512, 512, 512), 0, 0, (4, 4), Tile(1, 128, 128, 128))
+    some, every, skip = tile_mask.SOME, tile_mask.EVERY, tile_mask.SKIP
+    lower = np.tril(np.full((4, 4), every), -1) + np.diag([some] * 4)
+    np.testing.assert_array_equal(status(Mask(causal=True))[0], lower)
+    assert (np.asarray(status(Mask())) == every).all()
+    assert np.asarray(status(Mask(window=100)))[0, 0].tolist() == [some, some, skip, skip]
+    one = jnp.ones((1, 512), jnp.int32)
+    assert (np.asarray(status(Mask(one, one))) == every).all()
+    halves = jnp.repeat(jnp.asarray([[1, 2]], jnp.int32), 256, axis=1)
+    assert np.asarray(status(Mask(halves, halves)))[0, 0].tolist() == [every, every, skip, skip]
+    blocks = Blocks(halves, halves * 0)
+    assert np.asarray(status(Mask(query_blocks=blocks, key_blocks=blocks, kinds=TABLE[1:2])))[0].tolist() == [
+        [every, every, skip, skip],
+        [every, every, skip, skip],
+        [skip if 0 not in TABLE[1].sees else every] * 2 + [every, every],
+        [skip if 0 not in TABLE[1].sees else every] * 2 + [every, every],
+    ]
+
+
+@pytest.mark.parametrize("policy, kernels", [("none", 2), ("names", 2), ("full", 3)])
+def test_saved_under_its_name_the_forward_kernel_is_not_run_again(policy, kernels):
+    def layer(x):
+        return jnp.sum(jnp.sin(Flash(plan())(x, x, x, Mask(), 0.3, None)) ** 2)
+
+    wrapped = layer if REMAT[policy] is None else functools.partial(jax.checkpoint, policy=REMAT[policy])(layer)
+    program = str(jax.make_jaxpr(jax.grad(wrapped))(draw(1, 128, 1, 8)))
+    assert program.count("pallas_call[") == kernels
