@@ -47,7 +47,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
         if not divided:
             return kernel(q, k, v, mask, scale, None)
         if context == "ring":
-            return context_parallel.ring(*(x.swapaxes(1, 2) for x in (q, k, v)), mask, scale, kernel).swapaxes(1, 2)
+            return context_parallel.ring(q, k, v, mask, scale, kernel)
         k, v, mask = context_parallel.gather_keys(k, v, mask)
         return kernel(q, k, v, mask, scale, jax.lax.axis_index(context_parallel.AXIS) * q.shape[1])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,18 +66,26 @@ def codes(
     return rule, jnp.stack(query, axis=1), jnp.stack(key, axis=1)
 
 
-def indices(starts, i, j, shape, queries):
-    """(queries' index - keys' index, keys' index, the same counted from the first key here), int32 of `shape`.
+def visible(rule: Rule, codes: Sequence, starts, i, j, tile: Tile, part: slice, across: int):
+    """Which key each query sees, for a part of the keys in a pair of tiles; called in a kernel.
 
-    `queries` is the dimension that runs over queries, `i` and `j` the first query and key of the tile.
+    Args:
+      codes: references to those of queries and of keys, or nothing: [1, length, codes] of what runs down, [1, codes, length] of what
+        runs across.
+      starts: reference to the indices of the first query and the first key.
+      i, j: the pair of tiles. part: the keys of the tile.
+      across: the dimension that runs over keys, 1 for queries down and keys across.
+
+    Returns:
+      Booleans [queries, keys], or [keys, queries] where `across` is 0.
     """
-    row = jax.lax.broadcasted_iota(jnp.int32, shape, queries)
-    column = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - queries)
-    return row - column + (starts[0] - starts[1] + i - j), column + (starts[1] + j), column + j
-
-
-def visible(rule, query, key, offset, key_index, here, across=1):
-    """Which key each query sees, in a tile whose dimension `across` runs over keys."""
+    count = part.stop - part.start
+    shape = (tile.queries, count) if across else (count, tile.queries)
+    here = j * tile.keys + part.start + jax.lax.broadcasted_iota(jnp.int32, shape, across)
+    index = here + starts[1]
+    offset = i * tile.queries + starts[0] + jax.lax.broadcasted_iota(jnp.int32, shape, 1 - across) - index
+    of_query = lambda n: codes[0][0, :, n : n + 1] if across else codes[0][0, n : n + 1]
+    of_key = lambda n: codes[1][0, n : n + 1, part] if across else codes[1][0, part, n : n + 1]
     conditions = []
     if rule.keys is not None:
         conditions.append(here < rule.keys)
@@ -84,15 +93,12 @@ def visible(rule, query, key, offset, key_index, here, across=1):
         conditions.append(offset >= 0)
     if rule.window is not None:
         conditions.append(jnp.abs(offset) < rule.window)
-    # Codes of what runs down are columns, of what runs across rows.
-    of_query = lambda n: query[:, n : n + 1] if across == 1 else query[n : n + 1]
-    of_key = lambda n: key[n : n + 1] if across == 1 else key[:, n : n + 1]
     if rule.segments:
         conditions.append(of_query(0) == of_key(0))
     if rule.blocks:
-        first = int(rule.segments)
-        same = (of_query(first) == of_key(first)) & (key_index <= of_query(first + 1))
-        earlier = (of_key(first) < of_query(first)) & ((of_query(first + 2) & of_key(first + 1)) != 0)
+        n = int(rule.segments)
+        same = (of_query(n) == of_key(n)) & (index <= of_query(n + 1))
+        earlier = (of_key(n) < of_query(n)) & ((of_query(n + 2) & of_key(n + 1)) != 0)
         conditions.append(same | earlier)
     return functools.reduce(jnp.logical_and, conditions)
 

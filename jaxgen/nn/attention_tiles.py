@@ -34,6 +34,7 @@ class Tile:
 class Plan:
     """Attributes:
     forward, backward: tiles of the two kernels.
+    lanes: head dimensions are padded to a multiple of this.
     gathered: queries whose gradient one backward kernel holds in vector memory; longer sequences are taken in several runs.
     vector_memory: bytes that a kernel may use of a core's vector memory; None leaves it to the compiler.
     interpret: runs the kernels in Python on any platform, for tests.
@@ -41,6 +42,7 @@ class Plan:
 
     forward: Tile
     backward: Tile
+    lanes: int
     gathered: int
     vector_memory: int | None = None
     interpret: bool = False
@@ -48,7 +50,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The largest tiles that a kind of chip takes, for head dimensions up to 128 in two bytes; `heads` counts (query, key) pairs.
+    """The largest tiles for a kind of chip, for head dimensions up to 128 in two bytes.
 
     Attributes:
       vector_memory: MiB of a core's vector memory that kernels may use.
@@ -61,11 +63,11 @@ class Chip:
 
 
 CHIPS = {
-    "TPU v4": Chip(14, (1024, 1024, 512), (512, 1024, 512)),
-    "TPU v5 lite": Chip(100, (1536, 1536, 512), (512, 1536, 512)),
-    "TPU v5": Chip(56, (1536, 1536, 512), (512, 1536, 512)),
-    "TPU v6 lite": Chip(100, (1536, 1536, 512), (512, 1536, 512)),
-    "TPU7x": Chip(56, (1536, 1536, 512), (512, 1536, 512)),
+    "TPU v4": Chip(14, (512, 1024, 512), (256, 1024, 512)),
+    "TPU v5 lite": Chip(100, (768, 4608, 512), (768, 2304, 768)),
+    "TPU v5": Chip(56, (768, 4608, 512), (768, 2304, 768)),
+    "TPU v6 lite": Chip(100, (768, 4608, 512), (768, 2304, 768)),
+    "TPU7x": Chip(56, (768, 4608, 512), (768, 2304, 768)),
 }
 """By `device_kind`; of the tiles that were compiled, those with the fewest cycles (4608 tokens, head dimension 128)."""
 
@@ -80,16 +82,23 @@ def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.
     chip = CHIPS.get(kind, CHIPS["TPU v4"])
     # Wide heads and four-byte numbers take as much more room.
     shrink = max(1, width // LANES) * jnp.dtype(dtype).itemsize // 2
-    forward, backward = (_tile(limits, shrink, heads, queries, keys) for limits in (chip.forward, chip.backward))
-    bytes_per_query = 4 * backward.heads * max(width, LANES)
-    return Plan(forward, backward, chip.vector_memory * MIB // 3 // bytes_per_query, chip.vector_memory * MIB)
+    tiles = [_tile(limits, shrink, heads, queries, keys, width) for limits in (chip.forward, chip.backward)]
+    whole = all(tile.heads * width % LANES == 0 or tile.heads == heads for tile in tiles)
+    if not whole:
+        tiles = [_tile(limits, shrink, heads, queries, keys, LANES) for limits in (chip.forward, chip.backward)]
+    lanes = 1 if whole else LANES
+    bytes_per_query = 4 * tiles[1].heads * max(width, LANES)
+    return Plan(*tiles, lanes, chip.vector_memory * MIB // 3 // bytes_per_query, chip.vector_memory * MIB)
 
 
-def _tile(limits: tuple[int, int, int], shrink: int, heads: int, queries: int, keys: int) -> Tile:
+def _tile(limits: tuple[int, int, int], shrink: int, heads: int, queries: int, keys: int, width: int) -> Tile:
     most = [max(LANES, limit // shrink) for limit in limits]
     rows, columns = _part(queries, most[0]), _part(keys, most[1])
-    together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * rows * columns <= most[0] * most[1] // 4))
-    return Tile(together, rows, columns, min(most[2], columns))
+    few = max(1, most[0] * most[1] // (rows * columns))
+    counts = [n for n in range(1, heads + 1) if heads % n == 0 and n <= few]
+    # Blocks of whole lanes, or all heads at once.
+    together = [n for n in counts if n * width % LANES == 0 or n == heads] or [1]
+    return Tile(max(together), rows, columns, min(most[2], columns))
 
 
 def _part(length: int, most: int) -> int:

@@ -1,13 +1,13 @@
 """Flash attention for TPUs in Pallas, forward and backward, for every mask that can be described.
 
 Logits never leave the chip's vector memory: a tile of queries meets one tile of keys after another, and the softmax is put together
-as they come (Dao et al., arXiv 2205.14135). Heads come before tokens here, [B, N, L, K], so that a head is one matrix.
+as they come (Dao et al., arXiv 2205.14135). Arrays keep the layout that projections leave, [B, L, N·K], so nothing is transposed on
+the way; in a tile, keys run down and queries across, so that what there is one of per query is a row.
 
-The mask reaches the kernel as a few integers per query and per key (`_codes`), and as one number per pair of tiles (`_status`): no
-query of the tile sees a key of the other, and the pair is skipped; every one does, and nothing is masked; or some do. The backward
-pass makes the gradients of queries, keys and values in one sweep with five matrix products. The gradient of one head's queries is
-gathered in vector memory, so heads and examples are independent and both TensorCores of a v4 or v5p chip work (the kernels that
-come with JAX and with tokamax 0.0.12 mark every axis of their backward grid as sequential, which uses one).
+The mask reaches the kernel as a few integers per query and per key, and as one number per pair of tiles (`attention_tile_mask`).
+The backward pass makes the gradients of queries, keys and values in one sweep with five matrix products. The gradient of one head's
+queries is gathered in vector memory, so heads and examples are independent and both TensorCores of a v4 or v5p chip work (the
+kernels that come with JAX and with tokamax 0.0.12 mark every axis of their backward grid as sequential, which uses one).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxgen.nn import attention_tile_mask as tile_mask
 from jaxgen.nn.attention_mask import Mask
-from jaxgen.nn.attention_tiles import LANES, Plan
+from jaxgen.nn.attention_tiles import LANES, Plan, Tile
 from jaxgen.nn.linear import precision
 
 LOG2_E = math.log2(math.e)
 HIDDEN = -1e38  # a logit of what is not seen; finite, so that differences of two are not NaN
-UNSEEN = -5e37  # a row whose largest logit is below this saw nothing
+UNSEEN = -5e37  # a query whose largest logit is below this saw nothing
 ACROSS, DOWN = ((1,), (1,)), ((1,), (0,))  # a·bᵀ and a·b
 
 
@@ -43,8 +43,7 @@ class Flash:
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float, query_start: jax.Array | None
     ) -> jax.Array:
         """As `attention_xla.XLA`."""
-        start = jnp.int32(0) if query_start is None else query_start
-        return flash(*(x.swapaxes(1, 2) for x in (q, k, v)), mask, start, scale, self.plan).swapaxes(1, 2)
+        return flash(q, k, v, mask, jnp.int32(0) if query_start is None else query_start, scale, self.plan)
 
     def forward(self, *arrays) -> tuple[jax.Array, jax.Array]:
         return forward(*arrays, self.plan, jnp.float32)
@@ -58,14 +57,14 @@ def flash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, query_start: jax
     """Softmax attention; a query that sees no key gets zeros.
 
     Args:
-      q: [B, N, L, K]. k, v: [B, N, S, K]. Any lengths and head dimensions.
+      q: [B, L, N, K]. k, v: [B, S, N, K]. Any lengths and head dimensions.
       mask: which keys each query sees.
       query_start: int32 (), index of the first query in a sequence whose keys are all here.
       scale: factor on query-key products.
       plan: sizes of tiles, and whether to interpret.
 
     Returns:
-      [B, N, L, K] in the dtype of `q`. It and the logarithm of the softmax's denominator carry the checkpoint name "attention":
+      [B, L, N, K] in the dtype of `q`. It and the logarithm of the softmax's denominator carry the checkpoint name "attention":
       where both are saved, rematerialization does not run the forward kernel again.
     """
     return _flash_forward(q, k, v, mask, query_start, scale, plan)[0]
@@ -79,7 +78,7 @@ def _flash_forward(q, k, v, mask, query_start, scale, plan):
 
 def _flash_backward(scale, plan, saved, gradient):
     q, k, v, mask, query_start, out, logsumexp = saved
-    product = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
+    product = jnp.einsum("blnk,blnk->bnl", out.astype(jnp.float32), gradient.astype(jnp.float32))
     dq, dk, dv = backward(q, k, v, mask, scale, query_start, jnp.int32(0), logsumexp, product, gradient, plan, q.dtype)
     return dq, dk, dv, None, None
 
@@ -98,37 +97,21 @@ def forward(
     plan: Plan,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention of q [B, N, L, K] over one part of the keys, k and v [B, N, S, K]; the starts are indices in the whole sequence.
-
-    Returns:
-      [B, N, L, K] in `dtype`, and log Σ exp(logits) [B, N, L] float32: -inf, with zeros in the first, for a query that sees no key.
-    """
+    """As `attention_xla.forward`, with the output in `dtype`."""
     tile = plan.forward
-    (batch, heads, queries, width), keys = q.shape, k.shape[2]
-    rows, columns = _padded(queries, tile.queries), _padded(keys, tile.keys)
-    rule, query, key = tile_mask.codes(mask, query_start, keys, rows, columns)
-    q, k, v = _pad(q, rows), _pad(k, columns), _pad(v, columns)
+    heads, width = q.shape[2], _padded(q.shape[3], plan.lanes)
+    rows, columns = _padded(q.shape[1], tile.queries), _padded(k.shape[1], tile.keys)
+    rule, prefetched, codes, code_specs = _mask(mask, query_start, key_start, k.shape[1], rows, columns, tile, True)
+    of_queries, of_keys, per_query = _specs(tile, width, True)
     over = (rows // tile.queries, columns // tile.keys)
-    status = tile_mask.status(rule, query, key, query_start, key_start, over, tile)
-    own = lambda b: b if status.shape[0] > 1 else 0
-    block = lambda size, at: pl.BlockSpec((1, tile.heads, size, width), at)
-    at_queries, at_keys = lambda b, h, i, j, *_: (b, h, i, 0), lambda b, h, i, j, *_: (b, h, j, 0)
-    specs = [block(tile.queries, at_queries), block(tile.keys, at_keys), block(tile.keys, at_keys)]
-    codes = []
-    if query is not None:
-        codes = [query.swapaxes(1, 2), key]
-        specs.append(pl.BlockSpec((1, tile.queries, query.shape[1]), lambda b, h, i, j, *_: (own(b), i, 0)))
-        specs.append(pl.BlockSpec((1, key.shape[1], tile.keys), lambda b, h, i, j, *_: (own(b), 0, j)))
+    arrays = _flat(q, rows, width), _flat(k, columns, width), _flat(v, columns, width)
     out, logsumexp = pl.pallas_call(
-        functools.partial(_forward_kernel, rule=rule, tile=tile, scale=scale * LOG2_E, over=over, batched=status.shape[0] > 1),
+        functools.partial(_forward_kernel, rule=rule, tile=tile, scale=scale * LOG2_E, width=width, over=over),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(batch, heads // tile.heads, *over),
-            in_specs=specs,
-            out_specs=[
-                block(tile.queries, at_queries),
-                pl.BlockSpec((1, tile.heads, 1, tile.queries), lambda b, h, i, j, *_: (b, h, 0, i)),
-            ],
+            grid=(q.shape[0], heads // tile.heads, *over),
+            in_specs=[of_queries, of_keys, of_keys, *code_specs],
+            out_specs=[of_queries, per_query],
             scratch_shapes=[
                 pltpu.VMEM((tile.heads, tile.queries, LANES), jnp.float32),
                 pltpu.VMEM((tile.heads, tile.queries, LANES), jnp.float32),
@@ -136,20 +119,20 @@ def forward(
             ],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((batch, heads, rows, width), dtype),
-            jax.ShapeDtypeStruct((batch, heads, 1, rows), jnp.float32),
+            jax.ShapeDtypeStruct(arrays[0].shape, dtype),
+            jax.ShapeDtypeStruct((q.shape[0], heads, 1, rows), jnp.float32),
         ],
         compiler_params=_parameters(plan, "parallel", "parallel", "parallel", "arbitrary"),
-        cost_estimate=_cost(2, q, k, v, q),
+        cost_estimate=_cost(2, q, k, *arrays, arrays[0]),
         interpret=plan.interpret,
         name="flash_forward",
-    )(status.reshape(-1), jnp.stack([query_start, key_start]), q, k, v, *codes)
-    return out[:, :, :queries], logsumexp[:, :, 0, :queries]
+    )(*prefetched, *arrays, *codes)
+    return _unflat(out, q.shape), logsumexp[:, :, 0, : q.shape[1]]
 
 
-def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, over, batched):
+def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, width, over):
     *codes, out, logsumexp, top, total, gathered = refs
-    b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+    i, j = pl.program_id(2), pl.program_id(3)
 
     @pl.when(j == 0)
     def start():
@@ -159,37 +142,33 @@ def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, over, bat
 
     def attend(masked):
         for first, count in tile.parts():
-            inner = pl.ds(first, count)
-            if masked:
-                query, key = ((codes[0][0], codes[1][0, :, inner])) if codes else (None, None)
-                index = tile_mask.indices(starts, i * tile.queries, j * tile.keys + first, (tile.queries, count), 0)
-                visible = tile_mask.visible(rule, query, key, *index)
+            inner = slice(first, first + count)
+            seen = tile_mask.visible(rule, codes, starts, i, j, tile, inner, 1) if masked else None
             for h in range(tile.heads):
-                scaled = (q[0, h].astype(jnp.float32) * scale).astype(q.dtype)
-                logits = _dot(scaled, k[0, h, inner], ACROSS)
+                lanes = slice(h * width, (h + 1) * width)
+                scaled = (q[0, :, lanes].astype(jnp.float32) * scale).astype(q.dtype)
+                logits = _dot(scaled, k[0, inner, lanes], ACROSS)
                 if masked:
-                    logits = jnp.where(visible, logits, HIDDEN)
+                    logits = jnp.where(seen, logits, HIDDEN)
                 before = top[h]
                 now = jnp.maximum(before, jnp.max(logits, axis=1, keepdims=True))
                 weights = jnp.exp2(logits - _lanes(now, count))
                 kept = jnp.exp2(before - now)
                 top[h] = now
                 total[h] = kept * total[h] + jnp.sum(weights, axis=1, keepdims=True)
-                width = gathered.shape[-1]
-                gathered[h] = _lanes(kept, width) * gathered[h] + _dot(weights.astype(v.dtype), v[0, h, inner], DOWN)
+                gathered[h] = _lanes(kept, width) * gathered[h] + _dot(weights.astype(v.dtype), v[0, inner, lanes], DOWN)
 
-    _when(status, (b * over[0] if batched else 0) * over[1] + i * over[1] + j, rule, attend)
+    _when(status, i, j, over, rule, attend)
 
     @pl.when(j == over[1] - 1)
     def finish():
         for h in range(tile.heads):
             seen = top[h] > UNSEEN
             denominator = jnp.where(seen, total[h], 1.0)
-            width = gathered.shape[-1]
-            share = jnp.where(seen, 1.0 / denominator, 0.0)
-            out[0, h] = (gathered[h] * _lanes(share, width)).astype(out.dtype)
-            log = jnp.where(seen, (top[h] + jnp.log2(denominator)) / LOG2_E, -jnp.inf)
-            logsumexp[0, h] = log.T[:1]
+            share = _lanes(jnp.where(seen, 1.0 / denominator, 0.0), width)
+            out[0, :, h * width : (h + 1) * width] = (gathered[h] * share).astype(out.dtype)
+            # A column of equal lanes, turned into a row.
+            logsumexp[0, h] = jnp.where(seen, (top[h] + jnp.log2(denominator)) / LOG2_E, -jnp.inf).T[:1]
 
 
 def backward(
@@ -206,62 +185,44 @@ def backward(
     plan: Plan,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What one part of the keys adds to the gradients of q, k and v, in `dtype` and their shapes.
-
-    Args:
-      logsumexp: [B, N, L] over all parts of the keys. product: [B, N, L], Σ_K output · its gradient.
-      gradient: [B, N, L, K], of the output.
-    """
+    """As `attention_xla.backward`, in `dtype`."""
     run = functools.partial(_backward_run, scale=scale, key_start=key_start, plan=plan)
     most = max(1, plan.gathered // plan.backward.queries) * plan.backward.queries
-    if q.shape[2] <= most:
+    if q.shape[1] <= most:
         return run(q, k, v, mask, logsumexp, product, gradient, query_start=query_start, dtype=dtype)
     dqs, dk, dv = [], 0.0, 0.0
-    for first in range(0, q.shape[2], most):
-        some = functools.partial(jax.lax.slice_in_dim, start_index=first, limit_index=min(first + most, q.shape[2]))
-        part = [some(x, axis=2) for x in (q, logsumexp, product, gradient)]
-        theirs = mask.of_queries(functools.partial(some, axis=1))
-        dq, more_k, more_v = run(part[0], k, v, theirs, *part[1:], query_start=query_start + first, dtype=jnp.float32)
+    for first in range(0, q.shape[1], most):
+        some = functools.partial(jax.lax.slice_in_dim, start_index=first, limit_index=min(first + most, q.shape[1]))
+        part = some(q, axis=1), k, v, mask.of_queries(functools.partial(some, axis=1))
+        part += some(logsumexp, axis=2), some(product, axis=2), some(gradient, axis=1)
+        dq, more_k, more_v = run(*part, query_start=query_start + first, dtype=jnp.float32)
         dqs, dk, dv = [*dqs, dq], dk + more_k, dv + more_v
-    return jnp.concatenate(dqs, axis=2).astype(dtype), dk.astype(dtype), dv.astype(dtype)
+    return jnp.concatenate(dqs, axis=1).astype(dtype), dk.astype(dtype), dv.astype(dtype)
 
 
 def _backward_run(q, k, v, mask, logsumexp, product, gradient, *, scale, query_start, key_start, plan, dtype):
     """`backward` for as many queries as vector memory has room for the gradients of."""
     tile = plan.backward
-    (batch, heads, queries, width), keys = q.shape, k.shape[2]
-    rows, columns = _padded(queries, tile.queries), _padded(keys, tile.keys)
-    rule, query, key = tile_mask.codes(mask, query_start, keys, rows, columns)
-    q, k, v, gradient = _pad(q, rows), _pad(k, columns), _pad(v, columns), _pad(gradient.astype(q.dtype), rows)
-    # Weights are exp(logits - logsumexp): zero for a query that sees nothing, as exp(HIDDEN - 0), and so is padding's gradient.
-    logsumexp = _pad(jnp.where(jnp.isfinite(logsumexp), logsumexp, 0.0)[:, :, :, None] * LOG2_E, rows).swapaxes(2, 3)
-    product = _pad(product[:, :, :, None], rows).swapaxes(2, 3)
+    heads, width = q.shape[2], _padded(q.shape[3], plan.lanes)
+    rows, columns = _padded(q.shape[1], tile.queries), _padded(k.shape[1], tile.keys)
+    rule, prefetched, codes, code_specs = _mask(mask, query_start, key_start, k.shape[1], rows, columns, tile, False)
+    of_queries, of_keys, per_query = _specs(tile, width, False)
     over = (rows // tile.queries, columns // tile.keys)
-    status = tile_mask.status(rule, query, key, query_start, key_start, over, tile)
-    own = lambda b: b if status.shape[0] > 1 else 0
-    block = lambda size, at: pl.BlockSpec((1, tile.heads, size, width), at)
-    at_queries, at_keys = lambda b, h, j, i, *_: (b, h, i, 0), lambda b, h, j, i, *_: (b, h, j, 0)
-    row = pl.BlockSpec((1, tile.heads, 1, tile.queries), lambda b, h, j, i, *_: (b, h, 0, i))
-    specs = [block(tile.queries, at_queries), block(tile.keys, at_keys), block(tile.keys, at_keys)]
-    specs += [block(tile.queries, at_queries), row, row]
-    codes = []
-    if query is not None:
-        codes = [query, key.swapaxes(1, 2)]
-        specs.append(pl.BlockSpec((1, query.shape[1], tile.queries), lambda b, h, j, i, *_: (own(b), 0, i)))
-        specs.append(pl.BlockSpec((1, tile.keys, key.shape[1]), lambda b, h, j, i, *_: (own(b), j, 0)))
+    arrays = _flat(q, rows, width), _flat(k, columns, width), _flat(v, columns, width)
+    # Weights are exp(logits - logsumexp): zero for a query that sees nothing, as exp(HIDDEN - 0), and so is padding's gradient.
+    logsumexp = jnp.where(jnp.isfinite(logsumexp), logsumexp, 0.0) * LOG2_E
+    row = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, rows - x.shape[2])))[:, :, None]
     dq, dk, dv = pl.pallas_call(
-        functools.partial(
-            _backward_kernel, rule=rule, tile=tile, scale=scale, over=over, batched=status.shape[0] > 1, whole=over[1] > 1
-        ),
+        functools.partial(_backward_kernel, rule=rule, tile=tile, scale=scale, width=width, over=over),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(batch, heads // tile.heads, over[1], over[0]),
-            in_specs=specs,
+            grid=(q.shape[0], heads // tile.heads, over[1], over[0]),
+            in_specs=[of_queries, of_keys, of_keys, of_queries, per_query, per_query, *code_specs],
             out_specs=[
                 # Written in the last sweep over queries; until then the first tile stays where it is.
-                block(tile.queries, lambda b, h, j, i, *_: (b, h, jnp.where(j == over[1] - 1, i, 0), 0)),
-                block(tile.keys, at_keys),
-                block(tile.keys, at_keys),
+                pl.BlockSpec(of_queries.block_shape, lambda b, h, j, i, *_: (b, jnp.where(j == over[1] - 1, i, 0), h)),
+                of_keys,
+                of_keys,
             ],
             scratch_shapes=[
                 pltpu.VMEM((tile.heads, rows if over[1] > 1 else tile.queries, width), jnp.float32),
@@ -269,19 +230,19 @@ def _backward_run(q, k, v, mask, logsumexp, product, gradient, *, scale, query_s
                 pltpu.VMEM((tile.heads, tile.keys, width), jnp.float32),
             ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, dtype) for x in (q, k, v)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, dtype) for x in arrays],
         compiler_params=_parameters(plan, "parallel", "parallel", "arbitrary", "arbitrary"),
-        cost_estimate=_cost(5, q, k, v, q, q, k, v),
+        cost_estimate=_cost(5, q, k, *arrays, *arrays, arrays[0]),
         interpret=plan.interpret,
         name="flash_backward",
-    )(status.reshape(-1), jnp.stack([query_start, key_start]), q, k, v, gradient, logsumexp, product, *codes)
-    return dq[:, :, :queries], dk[:, :, :keys], dv[:, :, :keys]
+    )(*prefetched, *arrays, _flat(gradient.astype(q.dtype), rows, width), row(logsumexp), row(product), *codes)
+    return _unflat(dq, q.shape), _unflat(dk, k.shape), _unflat(dv, v.shape)
 
 
-def _backward_kernel(status, starts, q, k, v, gradient, logsumexp, product, *refs, rule, tile, scale, over, batched, whole):
+def _backward_kernel(status, starts, q, k, v, gradient, logsumexp, product, *refs, rule, tile, scale, width, over):
     *codes, dq, dk, dv, for_q, for_k, for_v = refs
-    b, j, i = pl.program_id(0), pl.program_id(2), pl.program_id(3)
-    mine = pl.ds(pl.multiple_of(i * tile.queries, tile.queries), tile.queries) if whole else slice(None)
+    j, i = pl.program_id(2), pl.program_id(3)
+    mine = pl.ds(pl.multiple_of(i * tile.queries, tile.queries), tile.queries) if over[1] > 1 else slice(None)
 
     @pl.when(i == 0)
     def start_keys():
@@ -290,46 +251,50 @@ def _backward_kernel(status, starts, q, k, v, gradient, logsumexp, product, *ref
 
     @pl.when(j == 0)
     def start_queries():
-        for_q[:, mine] = jnp.zeros((tile.heads, tile.queries, for_q.shape[-1]), jnp.float32)
+        for_q[:, mine] = jnp.zeros((tile.heads, tile.queries, width), jnp.float32)
 
     def attend(masked):
         for first, count in tile.parts():
-            inner = pl.ds(first, count)
-            if masked:
-                query, key = (codes[0][0], codes[1][0, inner]) if codes else (None, None)
-                index = tile_mask.indices(starts, i * tile.queries, j * tile.keys + first, (count, tile.queries), 1)
-                visible = tile_mask.visible(rule, query, key, *index, across=0)
+            inner = slice(first, first + count)
+            seen = tile_mask.visible(rule, codes, starts, i, j, tile, inner, 0) if masked else None
             for h in range(tile.heads):
-                scaled = (q[0, h].astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype)
-                logits = _dot(k[0, h, inner], scaled, ACROSS)
+                lanes = slice(h * width, (h + 1) * width)
+                scaled = (q[0, :, lanes].astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype)
+                logits = _dot(k[0, inner, lanes], scaled, ACROSS)
                 if masked:
-                    logits = jnp.where(visible, logits, HIDDEN)
+                    logits = jnp.where(seen, logits, HIDDEN)
                 weights = jnp.exp2(logits - logsumexp[0, h])
-                for_v[h, inner] += _dot(weights.astype(v.dtype), gradient[0, h], DOWN)
-                dweights = _dot(v[0, h, inner], gradient[0, h], ACROSS)
+                for_v[h, inner] += _dot(weights.astype(v.dtype), gradient[0, :, lanes], DOWN)
+                dweights = _dot(v[0, inner, lanes], gradient[0, :, lanes], ACROSS)
                 dlogits = (weights * (dweights - product[0, h])).astype(q.dtype)
                 for_k[h, inner] += _dot(dlogits, scaled, DOWN)
-                for_q[h, mine] += _dot(dlogits.T, k[0, h, inner], DOWN)
+                for_q[h, mine] += _dot(dlogits.T, k[0, inner, lanes], DOWN)
 
-    _when(status, (b * over[0] if batched else 0) * over[1] + i * over[1] + j, rule, attend)
+    _when(status, i, j, over, rule, attend)
 
     @pl.when(i == over[0] - 1)
     def finish_keys():
-        dk[0] = (for_k[...] / LOG2_E).astype(dk.dtype)
-        dv[0] = for_v[...].astype(dv.dtype)
+        for h in range(tile.heads):
+            lanes = slice(h * width, (h + 1) * width)
+            dk[0, :, lanes] = (for_k[h] / LOG2_E).astype(dk.dtype)
+            dv[0, :, lanes] = for_v[h].astype(dv.dtype)
 
     @pl.when(j == over[1] - 1)
     def finish_queries():
-        dq[0] = (for_q[:, mine] * scale).astype(dq.dtype)
+        for h in range(tile.heads):
+            dq[0, :, h * width : (h + 1) * width] = (for_q[h, mine] * scale).astype(dq.dtype)
 
 
-def _when(status, pair, rule, attend):
+def _when(status, i, j, over, rule, attend):
     """Runs `attend` for a pair of tiles, with masking where it is needed."""
     if rule == tile_mask.Rule():
         attend(masked=False)
         return
-    pl.when(status[pair] == tile_mask.EVERY)(lambda: attend(masked=False))
-    pl.when(status[pair] == tile_mask.SOME)(lambda: attend(masked=True))
+    # The status of one example, where it stands for all, or of each.
+    first = pl.program_id(0) * (over[0] * over[1]) if status.shape[0] > over[0] * over[1] else 0
+    this = status[first + i * over[1] + j]
+    pl.when(this == tile_mask.EVERY)(lambda: attend(masked=False))
+    pl.when(this == tile_mask.SOME)(lambda: attend(masked=True))
 
 
 def _dot(a, b, contracted):
@@ -341,13 +306,54 @@ def _lanes(x, width):
     return x[:, :width] if width <= LANES else jnp.tile(x, (1, -(-width // LANES)))[:, :width]
 
 
-def _padded(length: int, tile: int) -> int:
-    return -(-length // tile) * tile
+def _specs(tile: Tile, width: int, keys_inside: bool) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
+    """Blocks of [B, L, N·K], of [B, S, N·K] and of [B, N, 1, L], for a grid whose last axis runs over keys or over queries."""
+    at = _order(keys_inside)
+    return (
+        pl.BlockSpec((1, tile.queries, tile.heads * width), at(lambda b, h, i, j: (b, i, h))),
+        pl.BlockSpec((1, tile.keys, tile.heads * width), at(lambda b, h, i, j: (b, j, h))),
+        pl.BlockSpec((1, tile.heads, 1, tile.queries), at(lambda b, h, i, j: (b, h, 0, i))),
+    )
 
 
-def _pad(x: jax.Array, length: int) -> jax.Array:
-    """[B, N, L, K] with zeros up to `length`."""
-    return x if x.shape[2] == length else jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+def _order(keys_inside):
+    return lambda index: lambda b, h, x, y, *_: index(b, h, x, y) if keys_inside else index(b, h, y, x)
+
+
+def _mask(mask, query_start, key_start, keys, rows, columns, tile, keys_inside):
+    """The rule, the two prefetched arrays, arrays of codes and their blocks."""
+    rule, query, key = tile_mask.codes(mask, query_start, keys, rows, columns)
+    over = (rows // tile.queries, columns // tile.keys)
+    status = tile_mask.status(rule, query, key, query_start, key_start, over, tile)
+    prefetched = status.reshape(-1), jnp.stack([query_start, key_start])
+    if query is None:
+        return rule, prefetched, (), ()
+    at, own = _order(keys_inside), lambda b: b if query.shape[0] > 1 else 0
+    query_at, key_at = at(lambda b, h, i, j: (own(b), 0, i)), at(lambda b, h, i, j: (own(b), 0, j))
+    turned = lambda index: lambda *grid: tuple(index(*grid)[n] for n in (0, 2, 1))
+    # What runs down a tile comes as columns, what runs across as rows.
+    if keys_inside:
+        specs = (
+            pl.BlockSpec((1, tile.queries, query.shape[1]), turned(query_at)),
+            pl.BlockSpec((1, key.shape[1], tile.keys), key_at),
+        )
+        return rule, prefetched, (query.swapaxes(1, 2), key), specs
+    specs = pl.BlockSpec((1, query.shape[1], tile.queries), query_at), pl.BlockSpec((1, tile.keys, key.shape[1]), turned(key_at))
+    return rule, prefetched, (query, key.swapaxes(1, 2)), specs
+
+
+def _padded(length: int, part: int) -> int:
+    return -(-length // part) * part
+
+
+def _flat(x: jax.Array, length: int, width: int) -> jax.Array:
+    """[B, L, N, K] as [B, length, N·width], with zeros where there was nothing."""
+    x = jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, width - x.shape[3])))
+    return x.reshape(*x.shape[:2], -1)
+
+
+def _unflat(x: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
+    return x.reshape(*x.shape[:2], shape[2], -1)[:, : shape[1], :, : shape[3]]
 
 
 def _parameters(plan: Plan, *semantics: str) -> pltpu.CompilerParams:
@@ -356,6 +362,6 @@ def _parameters(plan: Plan, *semantics: str) -> pltpu.CompilerParams:
 
 def _cost(products: int, q: jax.Array, k: jax.Array, *moved: jax.Array) -> pl.CostEstimate:
     """What the compiler's scheduler is told: FLOPs of `products` matrix products of all queries with all keys, bytes of arrays."""
-    pairs = math.prod(q.shape[:3]) * k.shape[2]
-    size = sum(x.size * x.dtype.itemsize for x in (q, k, *moved))
+    pairs = math.prod(q.shape[:3]) * k.shape[1]
+    size = sum(x.size * x.dtype.itemsize for x in moved)
     return pl.CostEstimate(flops=2 * products * pairs * q.shape[3], transcendentals=pairs, bytes_accessed=size)

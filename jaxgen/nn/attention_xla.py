@@ -21,10 +21,10 @@ HIDDEN = jnp.finfo(jnp.float32).min
 def forward(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float, query_start: jax.Array | int, key_start: jax.Array | int
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention of q [B, N, L, K] over one part of the keys, k and v [B, N, S, K].
+    """Attention of q [B, L, N, K] over one part of the keys, k and v [B, S, N, K].
 
     Returns:
-      [B, N, L, K] float32, and log Σ exp(logits) [B, N, L] float32: -inf, with zeros in the first, for a query that sees no key.
+      [B, L, N, K] float32, and log Σ exp(logits) [B, N, L] float32: -inf, with zeros in the first, for a query that sees no key.
     """
     logits, visible = _logits(q, k, mask, scale, query_start, key_start)
     top = jnp.max(logits, axis=-1, keepdims=True)
@@ -32,9 +32,10 @@ def forward(
     if visible is not None:
         weights = jnp.where(visible, weights, 0.0)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum("bnls,bnsk->bnlk", weights.astype(v.dtype), v, precision=precision(v), preferred_element_type=jnp.float32)
+    out = jnp.einsum("bnls,bsnk->blnk", weights.astype(v.dtype), v, precision=precision(v), preferred_element_type=jnp.float32)
     seen = total > 0
-    out = jnp.where(seen, out / jnp.where(seen, total, 1.0), 0.0)
+    share = jnp.where(seen, 1.0 / jnp.where(seen, total, 1.0), 0.0)
+    out = out * share[..., 0].swapaxes(1, 2)[..., None]
     return out, jnp.where(seen, top + jnp.log(jnp.where(seen, total, 1.0)), -jnp.inf)[..., 0]
 
 
@@ -54,7 +55,7 @@ def backward(
 
     Args:
       logsumexp: [B, N, L] over all parts of the keys. product: [B, N, L], Σ_K output · its gradient.
-      gradient: [B, N, L, K], of the output.
+      gradient: [B, L, N, K], of the output.
 
     Returns:
       Float32 in the shapes of q, k and v.
@@ -64,18 +65,18 @@ def backward(
     if visible is not None:
         weights = jnp.where(visible, weights, 0.0)
     contract = lambda letters, a, b: jnp.einsum(letters, a, b, precision=precision(q), preferred_element_type=jnp.float32)
-    dv = contract("bnls,bnlk->bnsk", weights.astype(q.dtype), gradient.astype(q.dtype))
-    dweights = contract("bnlk,bnsk->bnls", gradient.astype(q.dtype), v)
+    dv = contract("bnls,blnk->bsnk", weights.astype(q.dtype), gradient.astype(q.dtype))
+    dweights = contract("blnk,bsnk->bnls", gradient.astype(q.dtype), v)
     dlogits = (weights * (dweights - product[..., None])).astype(q.dtype)
-    return scale * contract("bnls,bnsk->bnlk", dlogits, k), scale * contract("bnls,bnlk->bnsk", dlogits, q), dv
+    return scale * contract("bnls,bsnk->blnk", dlogits, k), scale * contract("bnls,blnk->bsnk", dlogits, q), dv
 
 
 def _logits(
     q: jax.Array, k: jax.Array, mask: Mask, scale: float, query_start: jax.Array | int, key_start: jax.Array | int
 ) -> tuple[jax.Array, jax.Array | None]:
     """Logits [B, N, L, S] float32, and what is visible [B or 1, 1, L, S] or None."""
-    logits = jnp.einsum("bnlk,bnsk->bnls", q * scale, k, precision=precision(q), preferred_element_type=jnp.float32)
-    visible = mask.dense(q.shape[2], k.shape[2], query_start, key_start)
+    logits = jnp.einsum("blnk,bsnk->bnls", q * scale, k, precision=precision(q), preferred_element_type=jnp.float32)
+    visible = mask.dense(q.shape[1], k.shape[1], query_start, key_start)
     if visible is None:
         return logits, None
     return jnp.where(visible[:, None], logits, HIDDEN), visible[:, None]

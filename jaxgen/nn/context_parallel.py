@@ -38,7 +38,7 @@ def gather_keys(k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, jax.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def ring(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float, kernel: Kernel) -> jax.Array:
-    """Attention of this device's queries [B, N, L, K] over the keys of all, of which it holds k and v [B, N, S, K].
+    """Attention of this device's queries [B, L, N, K] over the keys of all, of which it holds k and v [B, S, N, K].
 
     Under a causal mask devices that hold early parts wait for those that hold late ones.
     """
@@ -51,14 +51,14 @@ def _ring_forward(q, k, v, mask, scale, kernel):
     def step(carry, turn):
         (k, v, mask), out, logsumexp = carry
         owner = (here - turn) % size
-        start, key_start = here * q.shape[2], owner * k.shape[2]
+        start, key_start = here * q.shape[1], owner * k.shape[1]
         more, its = kernel.forward(q, k, v, mask, scale, start, key_start)
         together = jnp.logaddexp(logsumexp, its)
         reference = jnp.where(jnp.isfinite(together), together, 0.0)
-        share = lambda x: jnp.exp(x - reference)[..., None]
+        share = lambda x: jnp.exp(x - reference).swapaxes(1, 2)[..., None]
         return (_neighbours(k, v, mask), out * share(logsumexp) + more.astype(jnp.float32) * share(its), together), None
 
-    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf, jnp.float32)
+    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full((q.shape[0], q.shape[2], q.shape[1]), -jnp.inf, jnp.float32)
     (_, out, logsumexp), _ = jax.lax.scan(step, ((k, v, mask), *nothing), jnp.arange(size))
     out, logsumexp = checkpoint_name(out.astype(q.dtype), "attention"), checkpoint_name(logsumexp, "attention")
     return out, (q, k, v, mask, out, logsumexp)
@@ -67,12 +67,12 @@ def _ring_forward(q, k, v, mask, scale, kernel):
 def _ring_backward(scale, kernel, saved, gradient):
     q, k, v, mask, out, logsumexp = saved
     size, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
-    product = jnp.sum(out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
+    product = jnp.einsum("blnk,blnk->bnl", out.astype(jnp.float32), gradient.astype(jnp.float32))
 
     def step(carry, turn):
         (k, v, mask), dq, dk, dv = carry
         owner = (here - turn) % size
-        start, key_start = here * q.shape[2], owner * k.shape[2]
+        start, key_start = here * q.shape[1], owner * k.shape[1]
         more = kernel.backward(q, k, v, mask, scale, start, key_start, logsumexp, product, gradient)
         dq, dk, dv = (total + x.astype(jnp.float32) for total, x in zip((dq, dk, dv), more, strict=True))
         return (_neighbours(k, v, mask), dq, _pass_on(dk), _pass_on(dv)), None
