@@ -43,7 +43,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
         """On what one device holds."""
-        kernel = _kernel(device, q, k)
+        kernel = _kernel(device, q, k, mask)
         if not divided:
             return kernel(q, k, v, mask, scale, None)
         if context == "ring":
@@ -72,10 +72,11 @@ def require_divisible(heads: int, lengths: Iterable[int], mesh: Mapping[str, int
             raise types.BadInput("mesh.context", context, f"a divisor of the {length} tokens that attention sees")
 
 
-def _kernel(device: Any, q: jax.Array, k: jax.Array) -> context_parallel.Kernel:
+def _kernel(device: Any, q: jax.Array, k: jax.Array, mask: Mask) -> context_parallel.Kernel:
     """The kernel for arrays of these shapes on one such device; None stands for any."""
     if device is not None and device.platform == "tpu":
-        plan = attention_tiles.plan(device.device_kind, q.shape[2], q.shape[1], k.shape[1], q.shape[3], q.dtype)
+        skips = mask.causal or mask.window is not None or mask.query_blocks is not None
+        plan = attention_tiles.plan(device.device_kind, q.shape[2], q.shape[1], k.shape[1], q.shape[3], q.dtype, skips)
         if plan is not None:
             return attention_tpu.Flash(plan)
     if device is not None and device.platform == "gpu" and attention_gpu.applies(q, k):

@@ -70,8 +70,8 @@ def visible(rule: Rule, codes: Sequence, starts, i, j, tile: Tile, part: slice, 
     """Which key each query sees, for a part of the keys in a pair of tiles; called in a kernel.
 
     Args:
-      codes: references to those of queries and of keys, or nothing: [1, length, codes] of what runs down, [1, codes, length] of what
-        runs across.
+      codes: references to those of queries and of keys, or nothing; [1, length, codes] of what runs down the tile,
+        [1, codes, length] of what runs across.
       starts: reference to the indices of the first query and the first key.
       i, j: the pair of tiles. part: the keys of the tile.
       across: the dimension that runs over keys, 1 for queries down and keys across.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 LANES = 128
 MIB = 1 << 20
+SKIPPED = 1536  # keys of a tile where skipping tiles saves more than large ones do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +73,24 @@ CHIPS = {
 """By `device_kind`; of the tiles that were compiled, those with the fewest cycles (4608 tokens, head dimension 128)."""
 
 
-def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.dtype) -> Plan | None:
+def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.dtype, skips: bool) -> Plan | None:
     """Tiles for attention of so many heads, queries and keys on one device; None where plain XLA operations are as fast.
 
     Args:
       kind: `device_kind` of the chip; one that is not known gets the smallest tiles.
       heads, queries, keys, width: N, L, S and K of what one device holds.
+      skips: whether many queries see few keys, so that tiles are to be small enough for some of them to be skipped.
     """
     chip = CHIPS.get(kind, CHIPS["TPU v4"])
     # Wide heads and four-byte numbers take as much more room.
     shrink = max(1, width // LANES) * jnp.dtype(dtype).itemsize // 2
-    tiles = [_tile(limits, shrink, heads, queries, keys, width) for limits in (chip.forward, chip.backward)]
+    limits = chip.forward, chip.backward
+    if skips:
+        limits = [(rows, min(columns, SKIPPED), count) for rows, columns, count in limits]
+    tiles = [_tile(most, shrink, heads, queries, keys, width) for most in limits]
     whole = all(tile.heads * width % LANES == 0 or tile.heads == heads for tile in tiles)
     if not whole:
-        tiles = [_tile(limits, shrink, heads, queries, keys, LANES) for limits in (chip.forward, chip.backward)]
+        tiles = [_tile(most, shrink, heads, queries, keys, LANES) for most in limits]
     lanes = 1 if whole else LANES
     bytes_per_query = 4 * tiles[1].heads * max(width, LANES)
     return Plan(*tiles, lanes, chip.vector_memory * MIB // 3 // bytes_per_query, chip.vector_memory * MIB)

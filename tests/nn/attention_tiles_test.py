@@ -16,13 +16,17 @@ SIZES = [
 @pytest.mark.parametrize("kind", [*CHIPS, "TPU v9"])
 @pytest.mark.parametrize("heads, queries, keys, width", SIZES)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_tiles_divide_the_heads_and_pad_the_tokens_little(kind, heads, queries, keys, width, dtype):
-    found = plan(kind, heads, queries, keys, width, dtype)
+@pytest.mark.parametrize("skips", [False, True])
+def test_tiles_divide_the_heads_and_pad_the_tokens_little(kind, heads, queries, keys, width, dtype, skips):
+    found = plan(kind, heads, queries, keys, width, dtype, skips)
     if found is None:
         return
     assert found.gathered >= found.backward.queries
     for tile in (found.forward, found.backward):
         assert heads % tile.heads == 0
+        # A block is whole lanes wide, or as wide as the array.
+        lanes = tile.heads * -(-width // found.lanes) * found.lanes
+        assert lanes % LANES == 0 or tile.heads == heads
         for length, size in ((queries, tile.queries), (keys, tile.keys)):
             assert size % LANES == 0
             padded = -(-length // size) * size
@@ -34,5 +38,5 @@ def test_tiles_divide_the_heads_and_pad_the_tokens_little(kind, heads, queries, 
 
 
 def test_short_sequences_take_several_heads_at_once():
-    assert plan("TPU v5 lite", 16, 256, 256, 72, jnp.bfloat16).forward.heads > 1
-    assert plan("TPU v5 lite", 16, 4096, 4096, 72, jnp.bfloat16).forward.heads == 1
+    assert plan("TPU v5 lite", 16, 256, 256, 72, jnp.bfloat16, False).forward.heads > 1
+    assert plan("TPU v5 lite", 16, 4096, 4096, 72, jnp.bfloat16, False).forward.heads == 1
