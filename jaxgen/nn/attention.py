@@ -43,13 +43,12 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
         """On what one device holds."""
-        kernel = _kernel(device, q, k, mask)
         if not divided:
-            return kernel(q, k, v, mask, scale, None)
+            return _kernel(device, q, k, mask)(q, k, v, mask, scale, None)
         if context == "ring":
-            return context_parallel.ring(q, k, v, mask, scale, kernel)
+            return context_parallel.ring(q, k, v, mask, scale, _kernel(device, q, k, mask))
         k, v, mask = context_parallel.gather_keys(k, v, mask)
-        return kernel(q, k, v, mask, scale, jax.lax.axis_index(context_parallel.AXIS) * q.shape[1])
+        return _kernel(device, q, k, mask)(q, k, v, mask, scale, jax.lax.axis_index(context_parallel.AXIS) * q.shape[1])
 
     if device is None or (device.platform == "cpu" and not divided):
         return local(q, k, v, mask)
@@ -74,11 +73,12 @@ def require_divisible(heads: int, lengths: Iterable[int], mesh: Mapping[str, int
 
 def _kernel(device: Any, q: jax.Array, k: jax.Array, mask: Mask) -> context_parallel.Kernel:
     """The kernel for arrays of these shapes on one such device; None stands for any."""
-    if device is not None and device.platform == "tpu":
+    platform = "" if device is None else device.platform
+    if platform == "tpu":
         skips = mask.causal or mask.window is not None or mask.query_blocks is not None
         plan = attention_tiles.plan(device.device_kind, q.shape[2], q.shape[1], k.shape[1], q.shape[3], q.dtype, skips)
         if plan is not None:
             return attention_tpu.Flash(plan)
-    if device is not None and device.platform == "gpu" and attention_gpu.applies(q, k):
+    if platform == "gpu" and attention_gpu.applies(q, k):
         return attention_gpu.CuDNN()
     return attention_xla.XLA()

@@ -29,7 +29,7 @@ class CuDNN:
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float, query_start: jax.Array | None
     ) -> jax.Array:
         """As `attention_xla.XLA`. Every mask but the causal one is handed over as a bias [B or 1, 1, L, S]."""
-        if mask == Mask(causal=True) and query_start is None:
+        if mask.causal and mask.window is None and not jax.tree.leaves(mask) and query_start is None:
             out = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="cudnn")
             return checkpoint_name(out, "attention")
         visible = mask.dense(q.shape[1], k.shape[1], 0 if query_start is None else query_start)
