@@ -97,7 +97,7 @@ def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.
 
 
 def _tile(limits: tuple[int, int, int], shrink: int, heads: int, queries: int, keys: int, width: int) -> Tile:
-    most = [max(LANES, limit // shrink) for limit in limits]
+    most = [max(1, limit // shrink // LANES) * LANES for limit in limits]
     rows, columns = _part(queries, most[0]), _part(keys, most[1])
     few = max(1, most[0] * most[1] // (rows * columns))
     counts = [n for n in range(1, heads + 1) if heads % n == 0 and n <= few]
