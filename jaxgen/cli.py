@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "draw pictures from a run",
     "config": "show a resolved configuration, its parameters and FLOPs",
     "bench": "measure step time, throughput and memory of a configuration",
+    "preflight": "compile a configuration for a TPU slice without one: does it fit, how fast will it be",
     "mup-check": "check over widths that activations and updates keep their scale",
 }
 EXIT_CODES = """exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that,
