@@ -20,7 +20,7 @@ class Data:
       source: where examples come from.
       batch_size: examples in a step, over all hosts and devices together.
       resolution: height and width of pictures, pixels.
-      channels: 1 (grey) or 3 (red, green, blue).
+      channels: 1 (grey) or 3 (red, green, blue); any other number stands for latents, which `synthetic` alone makes up so far.
       text_length: tokens of text, padded or cut to this.
       tokens: what text is cut into: "bytes", or "words" of the source's training captions; other words are spelled in bytes.
       spelled: share of the listed words that training spells in bytes all the same, drawn anew for each row. Without any, bytes are
@@ -60,8 +60,8 @@ class Data:
         for name in ("batch_size", "resolution", "prefetch"):
             if getattr(self, name) < 1:
                 raise types.BadInput(name, getattr(self, name), "at least 1")
-        if self.channels not in (1, 3):
-            raise types.BadInput("channels", self.channels, "1 or 3")
+        if self.channels < 1 or (self.channels not in (1, 3) and not getattr(self.source, "latents", False)):
+            raise types.BadInput("channels", self.channels, "1 or 3, or a source that has latents")
         if self.text_length < text.SHORTEST:
             raise types.BadInput("text_length", self.text_length, f"at least {text.SHORTEST}")
         if self.tokens == "words" and not hasattr(self.source, "words"):

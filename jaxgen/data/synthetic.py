@@ -29,12 +29,14 @@ class Synthetic:
     Attributes:
       count: examples in each split; the splits have other noise.
       languages: of the captions.
+      latents: pictures may have any number of channels, in place of an autoencoder's latents.
     """
 
     count: int = 1024
     languages: tuple[str, ...] = ("en", "zh")
 
     classes = digit_captions.DIGITS
+    latents = True
 
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.

@@ -148,10 +148,10 @@ class Module:
         return self.computations[name] if name else None
 
     def trips(self, computation: Computation, loop: Instruction) -> int | None:
-        """How often the body of a `while` of this computation runs; None where its bound is no constant.
+        """How often the body of a `while` of this computation runs; None where that is not written in constants.
 
         Counted loops compare their counter with a constant; the counter starts at a constant (0 where that is not seen) and
-        moves by one.
+        moves by a constant, which is more than one where the compiler has unrolled the body.
         """
         condition = self.computations[loop.called["condition"]]
         compare, inner, mapping = condition.root, condition, None
@@ -166,20 +166,20 @@ class Module:
         counter = next((side for side in sides if side is not None and side.opcode == "get-tuple-element"), None)
         if bound is None:
             return None
-        start = 0
+        start, stride = 0, 1
         if counter is not None:
-            start = self._start(computation, loop, int(counter.word("index")))
+            index = int(counter.word("index"))
+            start = self._start(computation, loop, index)
+            stride = _stride(self.of(loop, "body"), index)
         direction = compare.word("direction")
         if sides[0] is not None and sides[0].integer is not None:
             direction = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction)
-        count = {
-            "LT": bound - start,
-            "LE": bound - start + 1,
-            "GT": start - bound,
-            "GE": start - bound + 1,
-            "NE": abs(bound - start),
-        }
-        return max(count[direction], 0) if direction in count else None
+        if not stride:
+            return None
+        span = bound - start if stride > 0 else start - bound
+        if direction in ("LE", "GE"):
+            span += 1
+        return max(-(-span // abs(stride)), 0) if direction in ("LT", "LE", "GT", "GE", "NE") else None
 
     def _start(self, computation: Computation, loop: Instruction, index: int) -> int:
         carried = computation.by_name.get(loop.operands[0])
@@ -284,6 +284,24 @@ def _bits(dtype: str) -> int:
     if number is None:
         raise Unreadable(f"a number format without a size: {dtype}")
     return int(number[0])
+
+
+def _stride(body: Computation, index: int) -> int | None:
+    """By how much one run of a loop's body moves its counter, the element `index` of what it carries."""
+    if body.root.opcode != "tuple":
+        return None
+    total, found = 0, _followed(body, body.root.operands[index], None, None)
+    while found is not None and found.opcode in ("add", "subtract"):
+        left, right = (_followed(body, name, None, None) for name in found.operands)
+        if right is None or right.integer is None:
+            left, right = right, left
+        if left is None or right is None or right.integer is None:
+            return None
+        total += right.integer if found.opcode == "add" else -right.integer
+        found = left
+    if found is None or found.opcode != "get-tuple-element" or int(found.word("index")) != index:
+        return None
+    return total
 
 
 def _followed(inner: Computation, name: str, mapping: tuple[str, ...] | None, outer: Computation | None) -> Instruction | None:

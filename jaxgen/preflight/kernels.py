@@ -1,9 +1,9 @@
 """Time and FLOPs of Pallas kernels, from the bundles that the compiler scheduled for them.
 
 A core runs one bundle of instructions a cycle. The compiler leaves them as text, one a line, with the depth of the loop that they
-lie in and the test that ends it; the grid of a kernel is such a loop, and each core of a chip runs its share of it. A matrix product
-waits until its unit has taken the rows before. What a kernel waits for data is not in it, so times are lower bounds; branches
-count as taken.
+lie in and the test that ends it; the grid of a kernel is such a loop, and each core of a chip runs its share of it. A matrix
+product waits until its unit has taken the rows before. What a kernel waits for data is not in it, so times are lower bounds;
+branches count as taken.
 """
 
 from __future__ import annotations

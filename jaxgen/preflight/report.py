@@ -60,7 +60,8 @@ def table(figures: dict[str, Any]) -> str:
         ("  memory-bound", f"{seconds['memory'] * 1e3:,.1f} ms: bytes over HBM bandwidth"),
         (
             "  exposed collectives",
-            f"{seconds['collective'] * 1e3:,.1f} ms: ring formulas ({figures['hidden_collective_seconds'] * 1e3:,.1f} ms more are hidden)",
+            f"{seconds['collective'] * 1e3:,.1f} ms: ring formulas"
+            f" ({figures['hidden_collective_seconds'] * 1e3:,.1f} ms more are hidden)",
         ),
         ("MFU", f"{_range(figures['mfu'], 100)} % of {figures['peak_tflop_per_second']:,.0f} TFLOP/s"),
         ("images per second", f"{_range(figures['images_per_second_per_chip'], 1)} per chip, batch {figures['batch_size']:,}"),
