@@ -29,6 +29,11 @@ case $extra in
   *) echo "launch/local.sh: JAXGEN_EXTRA: found '$extra', needed cpu, gpu or tpu, alone or with ,gcs" >&2; exit 2 ;;
 esac
 [ "${1:-}" = test ] && extras=${extras:+$extras,}test
+# The TPU's compiler, which needs no TPU.
+case "${1:-},$extras," in
+  preflight,*tpu,*) ;;
+  preflight,*) extras=tpu${extras:+,$extras} ;;
+esac
 
 # Installed again only when what is asked for changes.
 wanted="$(cksum <"$root/pyproject.toml") $extra"

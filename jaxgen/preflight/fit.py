@@ -7,12 +7,13 @@ from typing import Any
 
 from jaxgen import experiment as experiments
 from jaxgen import types
+from jaxgen.nn import stack
 from jaxgen.preflight import report
 from jaxgen.preflight.overflow import Overflow
 from jaxgen.preflight.target import Target, check
 
-REMAT = ("none", "dots", "names", "full")
-"""Rematerialization policies, from the one that keeps most to the one that keeps least."""
+REMAT = tuple(stack.REMAT)
+"""Rematerialization policies; they are listed from the one that keeps most to the one that keeps least."""
 
 
 def search(

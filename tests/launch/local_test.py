@@ -42,6 +42,15 @@ def test_what_is_asked_for_is_installed_once(local, extra, installed):
     assert local("train", "x", JAXGEN_EXTRA=extra)[1] == ["jaxgen train x"]
 
 
+@pytest.mark.parametrize(
+    "extra, installed", [("cpu", "[tpu]"), ("tpu", "[tpu]"), ("tpu,gcs", "[tpu,gcs]"), ("cpu,gcs", "[tpu,gcs]"), ("gpu", "[tpu,gpu]")]
+)
+def test_preflight_gets_the_compiler_of_tpus_whatever_the_hardware(local, extra, installed):
+    done, calls = local("preflight", "x", JAXGEN_EXTRA=extra)
+    assert done.returncode == 0
+    assert calls == [f"python -m pip install --quiet --disable-pip-version-check --editable /code{installed}", "jaxgen preflight x"]
+
+
 @pytest.mark.parametrize("extra", ["tpus", "gcs", "tpu,", "tpu,gcs,cpu"])
 def test_other_extras_are_refused(local, extra):
     done, calls = local("train", JAXGEN_EXTRA=extra)
