@@ -1,5 +1,4 @@
-"""An MMDiT of 18 billion parameters on pictures of 1024 × 1024, in latents of 128 × 128 × 16.
-"""
+"""An MMDiT of 18 billion parameters on pictures of 1024 × 1024, in latents of 128 × 128 × 16."""
 
 import dataclasses
 

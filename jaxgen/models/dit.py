@@ -102,7 +102,7 @@ class DiT(nn.Module):
         mean, present = segment_mean(table(interface.present(label)), label.segments, owners)
         absent = table(jnp.full_like(owners, self.classes))
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], mean, absent)
-        c = c.astype(dtype)
+        c = constrain(c.astype(dtype), "batch", "length", "activation_embed")
 
         block = scanned(DiTBlock, self.depth, self.remat, broadcast=2)
         x, _ = block(

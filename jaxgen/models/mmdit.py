@@ -160,6 +160,7 @@ class MMDiT(nn.Module):
         pooled = Linear(embed, embed_out, scale, name="pooled_out")(nn.silu(pooled))
         null = Table("vocabulary", 1, self.width, scale, name="null")(jnp.zeros_like(owners))
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
+        c = constrain(c, "batch", "length", "activation_embed")
         c_text = c if c.shape[1] == 1 else segment_mean(c, tokens.segments, text.segments)[0]
 
         if self.edge is None:

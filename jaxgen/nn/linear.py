@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import mup
+from jaxgen.parallel import sharding
 
 
 class Linear(nn.Module):
@@ -36,7 +37,9 @@ class Linear(nn.Module):
             x = x * mup.forward_multiplier(self.scale, self.inputs)
         count = len(self.inputs)
         contracted = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
-        y = jax.lax.dot_general(x, kernel.astype(x.dtype), (contracted, ((), ())), precision=precision(x))
+        # Gathered in the dtype of the computation, which may be half as wide.
+        kernel = sharding.gathered(kernel.astype(x.dtype), *(name for name, _ in (*self.inputs, *self.outputs)))
+        y = jax.lax.dot_general(x, kernel, (contracted, ((), ())), precision=precision(x))
         if self.bias:
             y = y + mup.param(self, "bias", outputs=self.outputs, kind="bias").astype(x.dtype)
         return y

@@ -45,6 +45,19 @@ def constrain(value: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(value, partition_spec(names, value.shape, mesh.shape))
 
 
+def gathered(value: jax.Array, *names: str | None) -> jax.Array:
+    """A parameter as a replica computes with it: laid out by axis names, but whole along the axes that share out the batch.
+
+    Left to itself the compiler may rather move activations, or cut one product into many small ones.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return value
+    spec = partition_spec(names, value.shape, mesh.shape)
+    kept = [None if entry is None else tuple(axis for axis in entry if axis not in axes.BATCH_MESH_AXES) for entry in spec]
+    return jax.lax.with_sharding_constraint(value, PartitionSpec(*(entry or None for entry in kept)))
+
+
 def parameter_shardings(boxed: types.PyTree, mesh: jax.sharding.Mesh) -> types.PyTree:
     """NamedSharding per parameter, from a boxed abstract tree (`jaxgen.mup.Parameter` leaves)."""
 

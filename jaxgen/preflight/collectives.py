@@ -15,7 +15,7 @@ from jaxgen.preflight.chips import Chip
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _GROUPS = re.compile(
     r"replica_groups=("
-    r"mesh\[[^\]]*\](?:, ?device_ids=\S+)? ?\{[^}]*\}"  # axes of a mesh
+    r"mesh\[[^\]]*\](?:, ?device_ids=\([^)]*\)[^)]*\))? ?\{[^}]*\}"  # axes of a mesh
     r"|\{\{.*?\}\}|\{\}"  # listed, or all
     r"|\[[^\]]*\]<=\[[^\]]*\](?:T\([\d,]*\))?"  # counted off
     r")"
@@ -113,14 +113,22 @@ def group(instruction: hlo.Instruction, partitions: int) -> tuple[int, ...]:
 
 
 def _of_mesh(written: str) -> tuple[int, ...]:
-    """The first group of `mesh['a'=4,'b'=2] {'a'}`: partitions that differ in the named axes alone."""
-    if "device_ids" in written:
-        raise hlo.Unreadable(f"replica groups: {written[:160]!r}")
+    """The first group of `mesh['a'=4,'b'=2] {'a'}`: partitions that differ in the named axes alone.
+
+    `device_ids=([2,4]T(1,0))` says in which order the partitions fill the mesh.
+    """
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", written)}
-    named = re.findall(r"'(\w+)'", written[written.index("]") :])
+    named = re.findall(r"'(\w+)'", written[written.rindex("{") :])
     if set(named) - set(sizes):
         raise hlo.Unreadable(f"replica groups: {written[:160]!r}")
-    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    ids = np.arange(math.prod(sizes.values()))
+    if "device_ids" in written:
+        order = re.search(r"device_ids=\((\[[\d,]*\])(?:T\(([\d,]*)\))?\)", written)
+        if order is None:
+            raise hlo.Unreadable(f"replica groups: {written[:160]!r}")
+        ids = ids.reshape(_integers(order[1]))
+        ids = ids.transpose(_integers(order[2])) if order[2] else ids
+    ids = ids.reshape(tuple(sizes.values()))
     chosen = ids[tuple(slice(None) if name in named else 0 for name in sizes)]
     return tuple(int(i) for i in np.ravel(chosen))
 

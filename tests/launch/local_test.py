@@ -43,7 +43,8 @@ def test_what_is_asked_for_is_installed_once(local, extra, installed):
 
 
 @pytest.mark.parametrize(
-    "extra, installed", [("cpu", "[tpu]"), ("tpu", "[tpu]"), ("tpu,gcs", "[tpu,gcs]"), ("cpu,gcs", "[tpu,gcs]"), ("gpu", "[tpu,gpu]")]
+    "extra, installed",
+    [("cpu", "[tpu]"), ("tpu", "[tpu]"), ("tpu,gcs", "[tpu,gcs]"), ("cpu,gcs", "[tpu,gcs]"), ("gpu", "[tpu,gpu]")],
 )
 def test_preflight_gets_the_compiler_of_tpus_whatever_the_hardware(local, extra, installed):
     done, calls = local("preflight", "x", JAXGEN_EXTRA=extra)

@@ -56,11 +56,15 @@ def test_small_messages_take_a_hop_each():
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
         ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (0, 4)),
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", (0, 4)),
         ("source_target_pairs={{3,4},{4,5}}", (3, 4)),
     ],
 )
 def test_groups_in_all_forms(written, group):
-    text = f"HloModule m\n\nENTRY %e () -> f32[] {{\n  ROOT %a = f32[] all-gather(), channel_id=1, {written}, dimensions={{0}}\n}}\n"
+    text = (
+        f"HloModule m\n\nENTRY %e () -> f32[] {{\n  ROOT %a = f32[] all-gather(), channel_id=1, {written}, dimensions={{0}}\n}}\n"
+    )
     assert collectives.group(hlo.parse(text).entry.root, 8) == group
 
 

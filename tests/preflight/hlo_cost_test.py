@@ -2,10 +2,10 @@
 
 import dataclasses
 
+import programs
 import pytest
 
 from jaxgen.preflight import chips, collectives, hlo, hlo_cost, traffic
-import programs
 
 V5E = chips.CHIPS["v5e"]
 CLOCK, BANDWIDTH, LINK = 1.5e9, 0.819e12, 45e9

@@ -30,7 +30,7 @@ def test_every_generation_that_is_rented_has_a_chip(name, generation):
 @pytest.mark.parametrize(
     "count, sizes, option",
     [
-        (1, {"data": 3}, "mesh"),
+        (1, {"data": 8}, "mesh"),
         (1, {"data": 32}, "mesh"),
         (1, {"data": 4}, "mesh"),
         (1, {"data": 1, "fsdp": 8, "tensor": 2, "context": 1}, None),
