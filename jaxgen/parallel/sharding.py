@@ -54,7 +54,9 @@ def gathered(value: jax.Array, *names: str | None) -> jax.Array:
     if mesh.empty:
         return value
     spec = partition_spec(names, value.shape, mesh.shape)
-    kept = [None if entry is None else tuple(axis for axis in entry if axis not in axes.BATCH_MESH_AXES) for entry in spec]
+    # A dimension's entry is one axis, several, or None.
+    named = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+    kept = (tuple(axis for axis in entry if axis not in axes.BATCH_MESH_AXES) for entry in named)
     return jax.lax.with_sharding_constraint(value, PartitionSpec(*(entry or None for entry in kept)))
 
 

@@ -2,8 +2,9 @@
 
 A core runs one bundle of instructions a cycle. The compiler leaves them as text, one a line, with the depth of the loop that they
 lie in and the test that ends it; the grid of a kernel is such a loop, and each core of a chip runs its share of it. A matrix
-product waits until its unit has taken the rows before. What a kernel waits for data is not in it, so times are lower bounds;
-branches count as taken.
+product waits until its unit has taken the rows before. What a kernel waits for data is not in it, so times are lower bounds.
+Branches count as taken, but of those side by side that multiply as much as each other only the cheapest: kernels have one body for
+tiles that a mask leaves whole and one for those that it cuts.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo
 _LINE = re.compile(r"\s*(?:0x)?[0-9a-f]+ +(?P<marks>[A-Z, ]*): (?P<depth>[> ]*)\{(?P<bundle>.*)")
 _EXIT = re.compile(r"%\w+, (\d+) /\* loop exit test \*/")
 _PRODUCT = re.compile(r"vmatmul\.(?:mubr\.)?(\w+)\.[\w.]*?(mxu\d+)")
+_REGION = re.compile(r"\b(Start|End) region (\d+)\b")
 _ROWS = {"bf16": 16, "f32": 8, "s8": 32, "f8": 32}
 
 
@@ -98,6 +100,20 @@ def schedule(lines: Iterable[str], chip: Chip) -> Kernel | None:
     return Kernel(stack[0].cycles, stack[0].rows)
 
 
+@dataclasses.dataclass
+class _Region:
+    """A stretch of bundles that a branch may leave out.
+
+    Attributes:
+      number: the compiler's. cycles, rows: of the loop before it. inside: cycles of the regions in it by their rows.
+    """
+
+    number: str
+    cycles: float
+    rows: float
+    inside: dict[float, float] = dataclasses.field(default_factory=dict)
+
+
 class _Loop:
     """One pass through a loop as far as it is read."""
 
@@ -105,8 +121,13 @@ class _Loop:
         self.cycles = self.rows = 0.0
         self.free: dict[str, float] = {}
         self.trips: int | None = None
+        self.open: list[_Region] = [_Region("", 0.0, 0.0)]
 
     def bundle(self, text: str, chip: Chip) -> None:
+        marks = _REGION.findall(text)
+        for mark, number in marks:
+            if mark == "Start":
+                self.open.append(_Region(number, self.cycles, self.rows))
         for kind, unit in _PRODUCT.findall(text):
             rows = _ROWS.get(kind, _ROWS["bf16"])
             self.cycles = max(self.cycles, self.free.get(unit, 0.0))
@@ -117,6 +138,24 @@ class _Loop:
         ended = _EXIT.search(text)
         if ended:
             self.trips = int(ended[1])
+        for mark, number in marks:
+            if mark == "End":
+                self._leave(number)
+
+    def _leave(self, number: str) -> None:
+        """Ends a region; drops it, or the one beside it, where they are branches of one choice."""
+        if all(region.number != number for region in self.open[1:]):
+            return
+        while (region := self.open.pop()).number != number:
+            pass
+        cycles, rows = self.cycles - region.cycles, self.rows - region.rows
+        beside = self.open[-1].inside
+        if rows and rows in beside:
+            self.cycles -= max(cycles, beside[rows])
+            self.rows -= rows
+            self.free = {}
+            cycles = min(cycles, beside[rows])
+        beside[rows] = cycles
 
 
 def _close(stack: list[_Loop]) -> bool:
