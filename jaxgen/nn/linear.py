@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen import mup
+from jaxgen import axes, mup
 from jaxgen.parallel import sharding
 
 
@@ -35,14 +37,31 @@ class Linear(nn.Module):
         kernel = mup.param(self, "kernel", inputs=self.inputs, outputs=self.outputs, kind=self.kind, std=self.std)
         if self.kind == "output":
             x = x * mup.forward_multiplier(self.scale, self.inputs)
-        count = len(self.inputs)
-        contracted = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
         # Gathered in the dtype of the computation, which may be half as wide.
         kernel = sharding.gathered(kernel.astype(x.dtype), *(name for name, _ in (*self.inputs, *self.outputs)))
-        y = jax.lax.dot_general(x, kernel, (contracted, ((), ())), precision=precision(x))
+        # Divided over `tensor`, a width is no longer in one piece behind an axis that only counts.
+        tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+        apart = tensor > 1 and len(self.outputs) > 1 and not axes.AXES[self.outputs[0][0]].width
+        y = _product(x, kernel, len(self.inputs), apart)
         if self.bias:
             y = y + mup.param(self, "bias", outputs=self.outputs, kind="bias").astype(x.dtype)
         return y
+
+
+def _product(x: jax.Array, kernel: jax.Array, count: int, apart: bool) -> jax.Array:
+    """x [..., inputs] and kernel [inputs, outputs] to [..., outputs], over `count` inputs; `apart` for each first output alone.
+
+    All as products of two matrices: a TPU pads the last two axes of an array to tiles, which heads do not fill, and computes the
+    padding too.
+    """
+    if apart:
+        parts = [_product(x, part, count, False) for part in jnp.moveaxis(kernel, count, 0)]
+        return jnp.stack(parts, axis=x.ndim - count)
+    rows, outputs = x.shape[: x.ndim - count], kernel.shape[count:]
+    matrix = kernel.reshape(math.prod(kernel.shape[:count]), math.prod(outputs))
+    contracted = (x.ndim - count,), (0,)
+    y = jax.lax.dot_general(x.reshape(*rows, -1), matrix, (contracted, ((), ())), precision=precision(x))
+    return y.reshape(*rows, *outputs)
 
 
 def precision(x: jax.Array) -> jax.lax.Precision:

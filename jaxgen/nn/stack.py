@@ -9,7 +9,9 @@ import jax
 
 REMAT: dict[str, Callable | None] = {
     "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep results of matrix products with weights
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # keep results of matrix products with weights, and of attention
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names("attention")
+    ),
     "names": jax.checkpoint_policies.save_only_these_names("attention", "mlp_hidden"),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep only what passes between blocks
 }
