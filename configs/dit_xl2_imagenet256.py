@@ -10,7 +10,6 @@ from jaxgen.models.dit import DiT
 from jaxgen.mup import Scaling
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.parallel.mesh import MeshShape
-from jaxgen.samplers.sampler import Sampler
 from jaxgen.training.optimizer import AdamW
 from jaxgen.training.settings import Training
 
@@ -34,7 +33,7 @@ def get_config() -> Experiment:
         precision=Precision(compute="bfloat16"),
         optimizer=AdamW(learning_rate=1e-4, schedule="constant", warmup_steps=1000),
         training=Training(steps=400_000, log_every=100, checkpoint_every=10_000, ema=(0.9999,)),
-        sampler=Sampler(steps=50, guidance=1.5),
+        sampler=None,
         mesh=MeshShape(data=1, fsdp=16),
     )
 
@@ -47,6 +46,5 @@ def tiny() -> Experiment:
         model=config.model.clone(width=32, depth=2, head_dim=16, scaling=Scaling(base_width=32)),
         data=dataclasses.replace(config.data, batch_size=16, resolution=8),
         training=Training(steps=20, log_every=1, checkpoint_every=10),
-        sampler=Sampler(steps=4, guidance=1.5, images_per_device=8),
         mesh=MeshShape(),
     )

@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import pathlib
+
     from jaxgen import types
     from jaxgen.commands import session
     from jaxgen.parallel import slices
@@ -52,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.price is not None and not arguments.price > 0:
         raise types.BadInput("--price", arguments.price, "a positive number")
+    if arguments.hlo is not None and not pathlib.Path(arguments.hlo).absolute().parent.is_dir():
+        raise types.BadInput("--hlo", arguments.hlo, "a file in a folder that exists")
     wanted = target.Target(slices.parse(arguments.slice), arguments.slices)
     experiment, name = session.load(arguments, arguments.config)
     target.check(experiment, wanted)

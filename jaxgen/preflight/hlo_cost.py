@@ -2,7 +2,8 @@
 
 Each kind of operation has its own model.
 
-* matmul: fusions around matrix products, by the cycles that the compiler's own model gives (`COST_MODEL_TYPE_CLASSIC`).
+* matmul: fusions around matrix products, by the cycles that the compiler's own model gives (`COST_MODEL_TYPE_CLASSIC`); without
+  them by the peak or the bandwidth, whichever takes longer.
 * kernel: Pallas kernels, by their scheduled bundles (`jaxgen.preflight.kernels`).
 * memory: everything else, by the bytes that it moves over the bandwidth of HBM. What moves inside VMEM alone is taken at that
   bandwidth or at the compiler's cycles, whichever is less: both are upper bounds.
@@ -207,13 +208,10 @@ class _Reader:
         moved = traffic.of(self.module, computation, each)
         flops = self._flops(computation, each)
         cycles = self._cycles(each)
-        if flops and cycles is not None and "CLASSIC" in each.quoted("cost_model_type"):
-            seconds = cycles / self.chip.clock
-            channels.clock += seconds
-            add("matmul", seconds, seconds, flops=flops * times, bytes=float(moved.hbm * times))
-            return
         if flops:
-            seconds = max(flops / self.chip.flops, moved.hbm / self.chip.bandwidth)
+            classic = cycles is not None and "CLASSIC" in each.quoted("cost_model_type")
+            roofline = max(flops / self.chip.flops, moved.hbm / self.chip.bandwidth)
+            seconds = cycles / self.chip.clock if classic else roofline
             channels.clock += seconds
             add("matmul", seconds, seconds, flops=flops * times, bytes=float(moved.hbm * times))
             return

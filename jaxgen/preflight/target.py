@@ -15,6 +15,8 @@ from jaxgen.preflight import chips, collectives, kernels
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    # A program from the cache does not tell how it was scheduled.
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
     # Any type does: what is compiled for is named apart. Without them libtpu asks the cloud's metadata server.
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -76,6 +76,7 @@ def compiler(monkeypatch):
         ([*ON, "--set", "data.batch_size=18"], "data.batch_size: found 18, needed a multiple of 4 (mesh.data=4)"),
         ([*ON, "--slices", "2"], "mesh.slice: found 1, needed 2, the number of slices"),
         ([*ON, "--price", "-1"], "--price: found -1.0, needed a positive number"),
+        ([*ON, "--hlo", "/nowhere/x"], "--hlo: found '/nowhere/x', needed a file in a folder that exists"),
         ([*ON, "--set", "mesh.dat=3"], "mesh.dat: found '3', needed"),
     ],
 )
@@ -123,6 +124,15 @@ def test_fit_finds_a_change_by_compiling_it(compiler, capsys, tmp_path):
     found = json.loads((tmp_path / "x.json").read_text())
     assert (found["fits"], found["changed"]) == (False, {"model.remat": "names"})
     assert [each.model.remat for each in compiler.asked] == ["none", "dots", "names"]
+
+
+@pytest.mark.parametrize(
+    "recipe, slice_name",
+    [("dit_xl2_imagenet256", "v5e:4x4"), ("mmdit_18b_1024", "v5p:8x8x4"), ("dit_xl2_imagenet256:tiny", "v5e:2x2")],
+)
+def test_the_large_recipes_are_for_the_slices_that_they_name(compiler, recipe, slice_name):
+    path = str(ROOT / "configs" / f"{recipe.partition(':')[0]}.py") + (":tiny" if ":" in recipe else "")
+    assert cli.main(["preflight", path, "--slice", slice_name]) == 0
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import pytest
 
 from jaxgen import mup
 from jaxgen.nn.linear import Linear, precision
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sharding
 
 DRAWS = np.random.default_rng(0)
 SCALE = mup.Scaling(base_width=2, output_multiplier=3.0).at(8)
@@ -29,6 +31,21 @@ def test_any_axes_are_contracted_as_an_einsum_would(inputs, outputs, letters):
     x, kernel, bias = draw(2, 3, *sizes[0]), draw(*sizes[0], *sizes[1]), draw(*sizes[1])
     found = Linear(inputs, outputs, SCALE).apply({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(found, np.einsum(letters, x, kernel) + np.asarray(bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, outputs, letters", CASES.values(), ids=CASES)
+def test_on_a_mesh_it_is_the_same_layer(inputs, outputs, letters):
+    layer = Linear(inputs, outputs, SCALE)
+    x = draw(4, 3, *(size for _, size in inputs))
+    boxed = layer.init(jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=mup.is_parameter)
+    apply = lambda params, x: jnp.sum(jnp.sin(layer.apply({"params": params}, x)))
+    alone = jax.value_and_grad(apply)(params, x)
+    mesh = meshes.build(meshes.MeshShape(data=1, fsdp=4, tensor=2), jax.devices())
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.parameter_shardings(boxed, mesh))
+        divided = jax.jit(jax.value_and_grad(apply))(placed, jax.device_put(x, sharding.batch_sharding(mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, divided)
 
 
 def test_an_output_layer_is_multiplied_once_and_its_bias_is_not():

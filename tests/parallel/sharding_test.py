@@ -125,13 +125,33 @@ def test_a_constraint_leaves_values_as_they_are():
     np.testing.assert_array_equal(y, x)
 
 
-# What MMDiT demands, by hand. Before the blocks: the tokens of both modalities. In the block, for each of two modalities:
-# query, key and value by heads; the tokens after attention and after the feed-forward layer; the hidden feed-forward layer.
-TOKENS, HEADS, HIDDEN = 2 + 2 * 2, 2 * 3, 2 * 1
+def test_a_gathered_parameter_is_whole_along_the_axes_of_the_batch_and_split_along_the_others():
+    mesh = meshes.build(MeshShape(data=2, fsdp=2, tensor=2), jax.devices())
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: sharding.gathered(x, "embed", "mlp"))(x)
+    assert y.sharding.is_equivalent_to(jax.NamedSharding(mesh, PartitionSpec(None, "tensor")), 2)
+    np.testing.assert_array_equal(y, x)
+    assert sharding.gathered(x, "embed", "mlp") is x
+
+
+# What MMDiT demands, by hand. Before the blocks: the tokens of both modalities and the condition. In the block, for each of two
+# modalities: query, key and value by heads; the tokens after attention and after the feed-forward layer; the hidden feed-forward
+# layer.
+TOKENS, HEADS, HIDDEN = 2 + 1 + 2 * 2, 2 * 3, 2 * 1
+# Kernels are gathered over fsdp. Before the blocks: of the text, the pooled text (2), the time (2), and the patches; behind them a
+# modulation and the output. In the block, for each modality: modulation, query-key-value, from heads, in and out of the feed-forward
+# layer.
 DEMANDED = {
     '{"fsdp"}, {}, {}': TOKENS,
     '{"fsdp"}, {}, {"tensor"}, {}': HEADS,
     '{"fsdp"}, {}, {"tensor"}': HIDDEN,
+    '{}, {"tensor"}': 1 + 2 + 2 + 2 * 1,
+    "{}, {}": 1 + 1,
+    '{}, {}, {"tensor"}': 1 + 2 * 1,
+    '{}, {}, {"tensor"}, {}': 2 * 1,
+    '{"tensor"}, {}, {}': 2 * 1,
+    '{"tensor"}, {}': 2 * 1,
 }
 
 
