@@ -140,8 +140,8 @@ def test_a_gathered_parameter_is_whole_along_the_axes_of_the_batch_and_split_alo
 # layer.
 TOKENS, HEADS, HIDDEN = 2 + 1 + 2 * 2, 2 * 3, 2 * 1
 # Kernels are gathered over fsdp. Before the blocks: of the text, the pooled text (2), the time (2), and the patches; behind them a
-# modulation and the output. In the block, for each modality: modulation, query-key-value, from heads, in and out of the feed-forward
-# layer.
+# modulation and the output. In the block, for each modality: modulation, query-key-value, from heads, in and out of the
+# feed-forward layer.
 DEMANDED = {
     '{"fsdp"}, {}, {}': TOKENS,
     '{"fsdp"}, {}, {"tensor"}, {}': HEADS,
