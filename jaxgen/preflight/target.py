@@ -90,13 +90,13 @@ def check(experiment: Any, target: Target) -> None:
     """Raises BadInput where the mesh or the batch does not divide over the slices. Compiles nothing and needs no compiler."""
     shape, training = experiment.mesh, experiment.training
     sizes = shape.resolve(target.chips)
-    shape.check_batch(experiment.data.batch_size, training.microbatches, target.chips)
     used = math.prod(sizes.values())
     if used != target.chips:
         shown = " × ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "one device"
         raise bad_input.BadInput("mesh", f"{shown} = {used} devices", f"the {target.chips} of {target}; -1 fills an axis")
     if target.count > 1 and sizes["slice"] != target.count:
         raise bad_input.BadInput("mesh.slice", sizes["slice"], f"{target.count}, the number of slices")
+    shape.check_batch(experiment.data.batch_size, training.microbatches, target.chips)
 
 
 def require_compiler() -> None:

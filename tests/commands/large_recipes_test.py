@@ -10,7 +10,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 SHORT = ["training.steps=2", "training.checkpoint_every=2", "model.depth=1", "mesh.data=2", "mesh.fsdp=4"]
 
 
-@pytest.mark.parametrize("name", ["dit_xl2_imagenet256", "mmdit_18b_1024"])
+@pytest.mark.parametrize("name", ["dit_xl2_imagenet256", pytest.param("mmdit_18b_1024", marks=pytest.mark.slow)])
 def test_the_tiny_variant_trains(name, tmp_path):
     words = [word for text in SHORT for word in ("--set", text)]
     assert cli.main(["train", f"{CONFIGS / name}.py:tiny", "--run", str(tmp_path / "run"), *words]) == 0

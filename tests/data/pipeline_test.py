@@ -6,12 +6,14 @@ import pytest
 
 from jaxgen import types
 from jaxgen.data import pipeline, text
+from jaxgen.data.digits_captioned import DigitsCaptioned
+from jaxgen.data.folder import Folder
 from jaxgen.data.scenes.source import Scenes
 from jaxgen.data.synthetic import Synthetic
 
 
 @pytest.mark.parametrize("option, value", [
-    ("batch_size", 0), ("resolution", 0), ("channels", 2), ("text_length", 2), ("prefetch", 0),
+    ("batch_size", 0), ("resolution", 0), ("channels", 0), ("text_length", 2), ("prefetch", 0),
     ("broken_limit", 1.0), ("broken_limit", -0.1), ("broken_limit", float("nan")),
 ])  # fmt: skip
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
@@ -19,6 +21,13 @@ def test_an_option_out_of_range_is_refused_by_its_name(option, value):
         pipeline.Data(**{option: value}).validate()
     assert complaint.value.option == option
     assert complaint.value.found is value or complaint.value.found == value
+
+
+def test_latents_come_from_sources_that_have_them():
+    pipeline.Data(source=Synthetic(), channels=16).validate()
+    for source in (DigitsCaptioned(), Folder(path="/nowhere")):
+        with pytest.raises(types.BadInput, match="channels: found 4, needed 1 or 3"):
+            pipeline.Data(source=source, channels=4).validate()
 
 
 def test_the_defaults_are_valid():

@@ -30,12 +30,13 @@ def test_every_generation_that_is_rented_has_a_chip(name, generation):
 @pytest.mark.parametrize(
     "count, sizes, option",
     [
-        (1, {"data": 8}, "mesh"),
+        (1, {"data": 3}, "mesh"),
         (1, {"data": 32}, "mesh"),
         (1, {"data": 4}, "mesh"),
         (1, {"data": 1, "fsdp": 8, "tensor": 2, "context": 1}, None),
         (1, {"data": -1}, None),
-        (2, {"data": -1}, "data.batch_size"),
+        (2, {"data": -1}, "mesh.slice"),
+        (2, {"slice": 2, "data": -1}, "data.batch_size"),
         (2, {"data": 8, "tensor": 4}, "mesh.slice"),
         (2, {"slice": 2, "data": 8, "tensor": 2}, None),
     ],
