@@ -7,8 +7,8 @@ bash launch/local.sh train configs/scenes.py:tiny       # a few steps: does ever
 Measured on two CPU cores: 27 minutes with the install, the data set and the evaluation. Of 480 pictures the exact checker finds
 colour, shape and number right in 52 %, in 48 % where the wording is none of training's; GenEval's tasks by its own, laxer rules
 0.60, single colours 0.89 and positions 0.40. Most shapes are crisp; what is wrong is mostly an object too many or too few (small
-ones of no given colour are left out), or both shapes of a pair alike. The number is a matter of training: a quarter of the steps
-gives 9 %.
+ones of no given colour are left out), or both shapes of a pair alike. How many come out right is a matter of training: a quarter
+of the steps gives 9 %.
 """
 
 import dataclasses
