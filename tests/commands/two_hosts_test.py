@@ -114,7 +114,7 @@ def test_preempted_and_resumed_on_other_hosts_it_is_the_same_run(whole, tmp_path
     )
 
 
-def test_all_draw_and_host_0_writes(tmp_path):
+def test_all_draw_and_host_0_writes(tmp_path, monkeypatch):
     evaluated = [f"evaluation{text}" for text in ("=jaxgen.evaluation.evaluation:Evaluation", ".samples=20", ".resamples=2")]
     options = [word for text in ("training.steps=2", *evaluated) for word in ("--set", text)]
     job = Job(tmp_path, 2, 2, *options, "--profile", "2:2", "--json", str(tmp_path / "figures.json"))
@@ -131,6 +131,7 @@ def test_all_draw_and_host_0_writes(tmp_path):
     with np.load(drawn) as saved:
         images = saved["arr_0"]
     drawn.unlink()
+    monkeypatch.setenv("NOTES", str(job.notes))
     assert cli.main(["evaluate", str(tmp_path / "run"), "--trust", "two_hosts_source"]) == 0
     with np.load(drawn) as saved:
         assert len(images) == 20 and np.abs(saved["arr_0"].astype(int) - images).max() <= 1
