@@ -133,8 +133,9 @@ def forward(
 def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, width, over):
     *codes, out, logsumexp, top, total, gathered = refs
     i, j = pl.program_id(2), pl.program_id(3)
+    # All keys at once: the softmax is not put together from parts.
+    alone = over[1] * len(list(tile.parts())) == 1
 
-    @pl.when(j == 0)
     def start():
         top[...] = jnp.full_like(top, HIDDEN)
         total[...] = jnp.zeros_like(total)
@@ -150,25 +151,38 @@ def _forward_kernel(status, starts, q, k, v, *refs, rule, tile, scale, width, ov
                 logits = _dot(scaled, k[0, inner, lanes], ACROSS)
                 if masked:
                     logits = jnp.where(seen, logits, HIDDEN)
-                before = top[h]
-                now = jnp.maximum(before, jnp.max(logits, axis=1, keepdims=True))
+                highest = jnp.broadcast_to(jnp.max(logits, axis=1, keepdims=True), top.shape[1:])
+                now = highest if alone else jnp.maximum(top[h], highest)
                 weights = jnp.exp2(logits - _lanes(now, count))
-                kept = jnp.exp2(before - now)
+                sums = jnp.broadcast_to(jnp.sum(weights, axis=1, keepdims=True), total.shape[1:])
+                attended = _dot(weights.astype(v.dtype), v[0, inner, lanes], DOWN)
+                if alone:
+                    write(h, now, sums, attended)
+                    continue
+                kept = jnp.exp2(top[h] - now)
                 top[h] = now
-                total[h] = kept * total[h] + jnp.sum(weights, axis=1, keepdims=True)
-                gathered[h] = _lanes(kept, width) * gathered[h] + _dot(weights.astype(v.dtype), v[0, inner, lanes], DOWN)
+                total[h] = kept * total[h] + sums
+                gathered[h] = _lanes(kept, width) * gathered[h] + attended
 
-    _when(status, i, j, over, rule, attend)
+    def write(h, highest, sums, attended):
+        seen = highest > UNSEEN
+        denominator = jnp.where(seen, sums, 1.0)
+        share = _lanes(jnp.where(seen, 1.0 / denominator, 0.0), width)
+        out[0, :, h * width : (h + 1) * width] = (attended * share).astype(out.dtype)
+        # A column of equal lanes, turned into a row.
+        logsumexp[0, h] = jnp.where(seen, (highest + jnp.log2(denominator)) / LOG2_E, -jnp.inf).T[:1]
 
-    @pl.when(j == over[1] - 1)
     def finish():
         for h in range(tile.heads):
-            seen = top[h] > UNSEEN
-            denominator = jnp.where(seen, total[h], 1.0)
-            share = _lanes(jnp.where(seen, 1.0 / denominator, 0.0), width)
-            out[0, :, h * width : (h + 1) * width] = (gathered[h] * share).astype(out.dtype)
-            # A column of equal lanes, turned into a row.
-            logsumexp[0, h] = jnp.where(seen, (top[h] + jnp.log2(denominator)) / LOG2_E, -jnp.inf).T[:1]
+            write(h, top[h], total[h], gathered[h])
+
+    if alone and rule == tile_mask.Rule():
+        attend(masked=False)
+        return
+    pl.when(j == 0)(start)
+    _when(status, i, j, over, rule, attend)
+    # Alone and skipped: zeros, as they were at the start.
+    pl.when(_status(status, i, j, over) == tile_mask.SKIP if alone else j == over[1] - 1)(finish)
 
 
 def backward(
@@ -290,11 +304,15 @@ def _when(status, i, j, over, rule, attend):
     if rule == tile_mask.Rule():
         attend(masked=False)
         return
-    # The status of one example, where it stands for all, or of each.
-    first = pl.program_id(0) * (over[0] * over[1]) if status.shape[0] > over[0] * over[1] else 0
-    this = status[first + i * over[1] + j]
+    this = _status(status, i, j, over)
     pl.when(this == tile_mask.EVERY)(lambda: attend(masked=False))
     pl.when(this == tile_mask.SOME)(lambda: attend(masked=True))
+
+
+def _status(status, i, j, over):
+    """That of a pair of tiles, of this example or of one that stands for all."""
+    first = pl.program_id(0) * (over[0] * over[1]) if status.shape[0] > over[0] * over[1] else 0
+    return status[first + i * over[1] + j]
 
 
 def _dot(a, b, contracted):

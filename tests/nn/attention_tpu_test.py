@@ -56,7 +56,7 @@ def with_gradients(kernel, mask, q, k, v, weight):
     """Output and gradients of a weighted sum of it."""
 
     def both(*arrays):
-        out, back = jax.vjp(lambda *x: kernel(*x, mask, 0.3, None), *arrays)
+        out, back = jax.vjp(lambda *x: kernel(*x, mask, q.shape[-1] ** -0.5, None), *arrays)
         return out, back(weight)
 
     return jax.tree.leaves(jax.jit(both)(q, k, v))
@@ -73,6 +73,20 @@ def agree(kernel, mask, q, k, v, tolerance=3e-5):
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_every_mask_agrees_with_plain_attention_in_value_and_gradient(mask):
     agree(Flash(plan()), mask, draw(B, L, N, 16), draw(B, L, N, 16), draw(B, L, N, 16))
+
+
+@pytest.mark.parametrize("name", ["none", "causal", "segments", "all"])
+def test_all_keys_at_once_agree_too(name):
+    q, k, v = draw(B, L, N, 16), draw(B, L, N, 16), draw(B, L, N, 16)
+    agree(Flash(plan(heads=2, keys=256, compute=256)), MASKS[name], q, k, v)
+
+
+def test_a_tile_of_queries_that_sees_nothing_gets_zeros():
+    owner = jnp.zeros((B, 128), jnp.int32).at[0].set(1)
+    q, k, v = (draw(B, 128, N, 8) for _ in range(3))
+    for found in with_gradients(Flash(plan()), Mask(owner, owner), q, k, v, draw(B, 128, N, 8)):
+        np.testing.assert_array_equal(np.asarray(found)[1], 0)
+        assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize(
@@ -112,39 +126,41 @@ def test_bfloat16_is_as_near_to_float32_as_plain_attention_in_bfloat16():
     assert all(mine < 1.5 * plain for mine, plain in zip(error(Flash(plan())), error(XLA()), strict=True))
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def status_of(mask, padded, query_start=0, key_start=0):
+    """Status of pairs of 128 × 128 tokens of a sequence that is padded to this length."""
+    rule, query, key = tile_mask.codes(mask, query_start, L if padded > L else padded, padded, padded)
+    return tile_mask.status(rule, query, key, query_start, key_start, (padded // 128, padded // 128), Tile(1, 128, 128, 128))
+
+
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("query_start, key_start", [(0, 0), (256, 0), (0, 384)])
-def test_a_tile_is_skipped_or_left_unmasked_only_where_the_dense_mask_says_so(mask, query_start, key_start):
-    tile, padded = Tile(1, 128, 128, 128), 256
-    rule, query, key = tile_mask.codes(mask, query_start, L, padded, padded)
-    status = np.asarray(tile_mask.status(rule, query, key, query_start, key_start, (2, 2), tile))
-    dense = mask.dense(L, L, query_start, key_start)
-    dense = np.ones((1, L, L), bool) if dense is None else np.asarray(dense)
-    for b, i, j in np.ndindex(*status.shape):
-        # Padding is no key, and what a padded query is given is thrown away.
-        seen = dense[b, i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
-        assert status[b, i, j] != tile_mask.SKIP or not seen.any()
-        assert status[b, i, j] != tile_mask.EVERY or (seen.all() and (j + 1) * 128 <= L)
+def test_a_tile_is_skipped_or_left_unmasked_only_where_the_dense_mask_says_so(mask):
+    for query_start, key_start in ((0, 0), (256, 0), (0, 384)):
+        status = np.asarray(status_of(mask, 256, query_start, key_start))
+        dense = mask.dense(L, L, query_start, key_start)
+        dense = np.ones((1, L, L), bool) if dense is None else np.asarray(dense)
+        for b, i, j in np.ndindex(*status.shape):
+            # Padding is no key, and what a padded query is given is thrown away.
+            seen = dense[b, i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
+            assert status[b, i, j] != tile_mask.SKIP or not seen.any()
+            assert status[b, i, j] != tile_mask.EVERY or (seen.all() and (j + 1) * 128 <= L)
 
 
 def test_tiles_are_skipped_and_left_unmasked():
-    status = lambda mask: tile_mask.status(*tile_mask.codes(mask, 0, 512, 512, 512), 0, 0, (4, 4), Tile(1, 128, 128, 128))
     some, every, skip = tile_mask.SOME, tile_mask.EVERY, tile_mask.SKIP
+    length = 512
+    assert (np.asarray(status_of(Mask(), length)) == every).all()
     lower = np.tril(np.full((4, 4), every), -1) + np.diag([some] * 4)
-    np.testing.assert_array_equal(status(Mask(causal=True))[0], lower)
-    assert (np.asarray(status(Mask())) == every).all()
-    assert np.asarray(status(Mask(window=100)))[0, 0].tolist() == [some, some, skip, skip]
-    one = jnp.ones((1, 512), jnp.int32)
-    assert (np.asarray(status(Mask(one, one))) == every).all()
-    halves = jnp.repeat(jnp.asarray([[1, 2]], jnp.int32), 256, axis=1)
-    assert np.asarray(status(Mask(halves, halves)))[0, 0].tolist() == [every, every, skip, skip]
-    blocks = Blocks(halves, halves * 0)
-    assert np.asarray(status(Mask(query_blocks=blocks, key_blocks=blocks, kinds=TABLE[1:2])))[0].tolist() == [
-        [every, every, skip, skip],
-        [every, every, skip, skip],
-        [skip if 0 not in TABLE[1].sees else every] * 2 + [every, every],
-        [skip if 0 not in TABLE[1].sees else every] * 2 + [every, every],
-    ]
+    np.testing.assert_array_equal(status_of(Mask(causal=True), length)[0], lower)
+    assert np.asarray(status_of(Mask(window=100), length))[0, 0].tolist() == [some, some, skip, skip]
+    halves = jnp.repeat(jnp.asarray([[1, 2]], jnp.int32), length // 2, axis=1)
+    apart = np.kron(np.eye(2, dtype=int), np.full((2, 2), every))
+    np.testing.assert_array_equal(status_of(Mask(halves, halves), length)[0], apart)
+    # A picture that later blocks see, and one that they do not.
+    blocks = Blocks(halves, jnp.zeros_like(halves))
+    shown, hidden = (Mask(query_blocks=blocks, key_blocks=blocks, kinds=(BlockKind(False, sees),)) for sees in ((0,), ()))
+    np.testing.assert_array_equal(status_of(shown, length)[0], apart + np.kron([[0, 0], [1, 0]], np.full((2, 2), every)))
+    assert np.asarray(status_of(hidden, length))[0, 0].tolist() == [every, every, skip, skip]
 
 
 def kernels(jaxpr):
