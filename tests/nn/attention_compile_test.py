@@ -52,7 +52,7 @@ def masks(tokens):
     }
 
 
-for tokens, heads, width in ((4608, 4, 128), (1000, 4, 72)) if context == 1 else ((4608, 4, 128),):
+for tokens, heads, width in ((4608, 4, 128), (1000, 4, 72), (256, 16, 72)) if context == 1 else ((4608, 4, 128),):
     for kind, mask in masks(tokens).items():
         for method in ("all_gather", "ring") if context > 1 else ("all_gather",):
             program = compiled(tokens, heads, width, mask, method).as_text()
@@ -66,10 +66,10 @@ HERE = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhos
 @pytest.mark.parametrize(
     "name, bounds, context, programs",
     [
-        ("v5e:1x1", "1,1,1", 1, 12),
-        ("v6e:1x1", "1,1,1", 1, 12),
-        ("v5p:1x1x1", "1,1,1", 1, 12),
-        ("v4:1x1x1", "1,1,1", 1, 12),
+        ("v5e:1x1", "1,1,1", 1, 18),
+        ("v6e:1x1", "1,1,1", 1, 18),
+        ("v5p:1x1x1", "1,1,1", 1, 18),
+        ("v4:1x1x1", "1,1,1", 1, 18),
         ("v5p:2x2x1", "2,2,1", 2, 12),
     ],
     ids=["v5e", "v6e", "v5p", "v4", "divided"],
