@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen import mup
 from jaxgen.nn.linear import Linear
+from jaxgen.parallel.sharding import constrain
 
 TIME_FEATURES = 256
 
@@ -108,4 +109,6 @@ class NgramEmbedding(nn.Module):
             span = slice(place, place + ids.shape[1])
             mine = (owners[:, span] == segments) & (segments > 0)
             total += jnp.where(mine[..., None], jnp.take(tables[place], padded[:, span], axis=0), 0.0)
+        # Tables are no activations: without this, devices that share them out look up, and differentiate, the whole batch.
+        total = constrain(total, "batch", "length", "activation_embed")
         return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(total))

@@ -138,10 +138,10 @@ def test_a_gathered_parameter_is_whole_along_the_axes_of_the_batch_and_split_alo
     assert sharding.gathered(x, "embed", "mlp") is x
 
 
-# What MMDiT demands, by hand. Before the blocks: the tokens of both modalities and the condition. In the block, for each of two
-# modalities: query, key and value by heads; the tokens after attention and after the feed-forward layer; the hidden feed-forward
-# layer. All of it holds for the gradient as well.
-TOKENS, HEADS, HIDDEN = 2 + 1 + 2 * 2, 2 * 3, 2 * 1
+# What MMDiT demands, by hand. Before the blocks: the looked-up text, the tokens of both modalities and the condition. In the block,
+# for each of two modalities: query, key and value by heads; the tokens after attention and after the feed-forward layer; the hidden
+# feed-forward layer. All of it holds for the gradient as well.
+TOKENS, HEADS, HIDDEN = 1 + 2 + 1 + 2 * 2, 2 * 3, 2 * 1
 DEMANDED = {
     '{"fsdp"}, {}, {}': TOKENS,
     '{"fsdp"}, {}, {"tensor"}, {}': HEADS,
