@@ -1,11 +1,13 @@
 """MMDiT: joint attention over text and image tokens with weights of its own per modality.
 
 The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-norm and the two-dimensional RoPE of Seedream 2.0
-(arXiv 2503.07703, §3.1), under μP (arXiv 2505.15270).
+(arXiv 2503.07703, §3.1), under μP (arXiv 2505.15270). Behind such blocks may come others over both modalities in one sequence, and
+the network may be told a guidance scale, as in FLUX.1 (Black Forest Labs, 2024).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.models.convolutional_edge import ConvolutionalEdge, ConvolutionalHead, ConvolutionalStem
+from jaxgen.models.single_stream import SingleStreamBlock
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
@@ -51,8 +54,8 @@ class MMDiTBlock(nn.Module):
             shift, scale = mods[name][:2]
             project = QueryKeyValue(self.width, self.head_dim, self.scale, qk_norm=True, name=f"{name}_heads")
             heads[name] = project(modulate(carry[name], shift, scale), positions if name == "image" else None)
-        q, k, v = (jnp.concatenate([heads[name][i] for name in MODALITIES], axis=1) for i in range(3))
-        joint = jnp.concatenate([segments[name] for name in MODALITIES], axis=1)
+        q, k, v = (joined({name: heads[name][i] for name in MODALITIES}) for i in range(3))
+        joint = joined(segments)
         attended = attention(q, k, v, Mask(joint, joint), self.scale.attention_scale(self.head_dim), self.context_attention)
         split = carry["image"].shape[1]
         attended = {"image": attended[:, :split], "text": attended[:, split:]}
@@ -72,16 +75,21 @@ class MMDiTBlock(nn.Module):
 class MMDiT(nn.Module):
     """Predicts the velocity of image tokens given text.
 
-    The conditioning vector is the time embedding plus a two-layer map of the mean text embedding, or a learned null vector
-    where a segment has no text. Text tokens carry a learned position, image tokens a rotary one.
+    The conditioning vector is the time embedding plus a two-layer map of the text as one vector (the stream "pooled", or the mean
+    text embedding), or a learned null vector where a segment has none; and the embedding of a guidance scale, where there is one.
+    Text tokens carry a learned position, image tokens a rotary one.
 
     Attributes:
-      width: D. depth: number of blocks. head_dim: K, the same at every width; a multiple of 4.
+      width: D. depth: number of blocks with weights per modality. head_dim: K, the same at every width; a multiple of 4.
+      single_depth: number of single-stream blocks behind them.
       mlp_ratio: feed-forward width over D.
       patch: side of a patch. channels: channels of the latents.
       vocabulary: number of text ids where the stream "text" holds ids; 0 where it holds features.
       text_features: channels of the text features where vocabulary is 0.
       text_length: S, the longest text.
+      pooled_features: channels of the stream "pooled", the whole text as one vector; 0 takes the mean of the text embeddings.
+      guidance: scale of guidance that the network takes its output to have, where no stream "guidance" says another; None embeds
+        none. A network that imitates a guided one is trained with the stream.
       edge: convolutions at a finer patch before and behind the blocks; None has linear maps there.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
@@ -92,6 +100,7 @@ class MMDiT(nn.Module):
 
     width: int = 64
     depth: int = 4
+    single_depth: int = 0
     head_dim: int = 16
     mlp_ratio: int = 4
     patch: int = 2
@@ -99,6 +108,8 @@ class MMDiT(nn.Module):
     vocabulary: int = 259
     text_features: int = 0
     text_length: int = 64
+    pooled_features: int = 0
+    guidance: float | None = None
     edge: ConvolutionalEdge | None = None
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
@@ -106,10 +117,18 @@ class MMDiT(nn.Module):
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
 
-    streams = ("text",)
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The fields of the data that the network is conditioned on."""
+        return ("text", "pooled") if self.pooled_features else ("text",)
 
     def validate(self) -> None:
         interface.validate_transformer(self)
+        for name in ("single_depth", "pooled_features"):
+            if getattr(self, name) < 0:
+                raise types.BadInput(name, getattr(self, name), "0 or more")
+        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise types.BadInput("guidance", self.guidance, "a finite number, 0 or above, or none")
         if self.head_dim % 4:
             raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
         for name in ("width", "patch"):
@@ -124,9 +143,10 @@ class MMDiT(nn.Module):
 
     def check(self, experiment: Any) -> None:
         """The text of the data must fit the tables."""
-        text = experiment.data.features().get("text")
-        if text is None:
+        fields = experiment.data.features()
+        if any(name not in fields for name in self.streams):
             return  # the objective names the streams that are missing
+        text = fields["text"]
         if text.shape[0] > self.text_length:
             raise types.BadInput("model.text_length", self.text_length, f"at least {text.shape[0]}, the length of the data's texts")
         features = text.shape[1] if len(text.shape) > 1 else 0
@@ -135,12 +155,22 @@ class MMDiT(nn.Module):
             raise types.BadInput("model.text_features", self.text_features, needed)
         if self.vocabulary:
             interface.require_rows("model.vocabulary", self.vocabulary, experiment.data, "text")
+        if self.pooled_features and fields["pooled"].shape != (1, self.pooled_features):
+            needed = f"{fields['pooled'].shape[-1]}, the channels of the data's one vector a text"
+            raise types.BadInput("model.pooled_features", self.pooled_features, needed)
 
     @nn.compact
     def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
-        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "text" of ids [B, S] or features [B, S, C].
+        """Velocity at the tokens' values.
 
-        Returns [B, L, p·p·C] in the dtype of the token values.
+        Args:
+          tokens: values [B, L, p·p·C].
+          t: [B] or [B, L].
+          streams: "text" of ids [B, S] or features [B, S, C]; "pooled" [B, 1 or a few, C] where the network takes it; "guidance"
+            [B, 1 or a few], scales, where it embeds one and is to be told another than its own.
+
+        Returns:
+          [B, L, p·p·C] in the dtype of the token values.
         """
         scale = self.scaling.at(self.width)
         values = self.patch * self.patch * self.channels
@@ -152,14 +182,27 @@ class MMDiT(nn.Module):
         if self.vocabulary:
             y = NgramEmbedding(self.vocabulary, self.width, scale, name="text_ids")(interface.present(text), text.segments)
         else:
-            y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(interface.present(text))
+            y = interface.present(text).astype(dtype)
+            y = Linear((("features", self.text_features),), embed_out, scale, name="text_features")(y)
 
         t, owners = per_token(t, tokens.segments)
-        pooled, present = segment_mean(y, text.segments, owners)
-        pooled = Linear(embed, embed_out, scale, name="pooled_in")(pooled)
+        if self.pooled_features:
+            one = streams["pooled"]
+            pooled, present = segment_mean(interface.present(one), one.segments, owners)
+            pooled = Linear((("features", self.pooled_features),), embed_out, scale, name="pooled_in")(pooled)
+        else:
+            pooled, present = segment_mean(y, text.segments, owners)
+            pooled = Linear(embed, embed_out, scale, name="pooled_in")(pooled)
         pooled = Linear(embed, embed_out, scale, name="pooled_out")(nn.silu(pooled))
         null = Table("vocabulary", 1, self.width, scale, name="null")(jnp.zeros_like(owners))
         c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
+        if self.guidance is not None:
+            told = jnp.full(owners.shape, self.guidance, jnp.float32)
+            if "guidance" in streams:
+                scales = streams["guidance"]
+                given, there = segment_mean(interface.present(scales)[..., None], scales.segments, owners)
+                told = jnp.where(there, given[..., 0], told)
+            c = c + TimeEmbedding(self.width, scale, name="guidance")(told)
         c = constrain(c, "batch", "length", "activation_embed")
         c_text = c if c.shape[1] == 1 else segment_mean(c, tokens.segments, text.segments)[0]
 
@@ -172,18 +215,27 @@ class MMDiT(nn.Module):
         y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places(text.segments))
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
-        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(
-            self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention, name="blocks"
-        )
-        carry, _ = block(
-            carry,
-            {"image": c.astype(dtype), "text": c_text.astype(dtype)},
-            tokens.positions,
-            {"image": tokens.segments, "text": text.segments},
-        )
+        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
+        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(*like, name="blocks")
+        conditions = {"image": c.astype(dtype), "text": c_text.astype(dtype)}
+        segments = {"image": tokens.segments, "text": text.segments}
+        carry, _ = block(carry, conditions, tokens.positions, segments)
+        x = carry["image"]
+        if self.single_depth:
+            # Text stands still under the rotations: its positions are zero.
+            positions = jnp.pad(tokens.positions, ((0, 0), (0, y.shape[1]), (0, 0)))
+            c_both = c.astype(dtype) if c.shape[1] == 1 else joined(conditions)
+            block = scanned(SingleStreamBlock, self.single_depth, self.remat, broadcast=3)(*like, name="single_blocks")
+            x, _ = block(joined(carry), c_both, positions, joined(segments))
+            x = x[:, : tokens.values.shape[1]]
         if self.edge is not None:
-            return ConvolutionalHead(*ends, name="head")(carry["image"], skip, c.astype(dtype), tokens)
-        return VelocityHead(self.width, values, self.gates, scale, name="velocity")(carry["image"], c.astype(dtype))
+            return ConvolutionalHead(*ends, name="head")(x, skip, c.astype(dtype), tokens)
+        return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c.astype(dtype))
+
+
+def joined(arrays: dict[str, jax.Array]) -> jax.Array:
+    """Arrays by modality, [B, L, …] and [B, S, …], one behind the other."""
+    return jnp.concatenate([arrays[name] for name in MODALITIES], axis=1)
 
 
 def places(segments: jax.Array) -> jax.Array:

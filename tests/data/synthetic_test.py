@@ -46,13 +46,32 @@ def test_only_testing_has_held_out_captions():
     assert opened("test").rows(range(200))["heldout"].mean() == 0.5
 
 
+def test_encoded_captions_have_a_vector_for_each_id_and_one_for_the_whole():
+    ids = opened(resolution=4).rows(range(40))
+    data = pipeline.Data(source=Synthetic(count=200, text_features=6, pooled_features=3), resolution=4)
+    rows = data.open("train", 0, False).rows(range(40))
+    for name, feature in data.features().items():
+        assert rows[name].shape == (40, *feature.shape) and rows[name].dtype == feature.dtype, name
+    assert not rows["text"][~rows["text_mask"]].any()
+    # Equal ids have equal vectors, others have others.
+    present = rows["text_mask"]
+    vectors = {number: {tuple(v) for v in rows["text"][present & (ids["text"] == number)]} for number in np.unique(ids["text"][present])}
+    assert all(len(found) == 1 for found in vectors.values())
+    assert len(set.union(*vectors.values())) == len(vectors)
+    captions = {caption.tobytes(): pooled.tobytes() for caption, pooled in zip(ids["text"], rows["pooled"])}
+    assert len(set(captions.values())) == len(captions)
+    assert 0.5 < rows["pooled"].std() < 2
+
+
 def test_fingerprints_tell_apart_what_differs():
     prints = {
         opened().fingerprint,
         opened("test").fingerprint,
         opened(source=Synthetic(count=201)).fingerprint,
+        opened(source=Synthetic(count=200, text_features=2)).fingerprint,
+        opened(source=Synthetic(count=200, pooled_features=2)).fingerprint,
     }
-    assert len(prints) == 3
+    assert len(prints) == 5
     assert opened(seed=3, shuffle=True).fingerprint in prints
 
 
@@ -78,6 +97,8 @@ def test_numpy_is_enough():
 
 @pytest.mark.parametrize("options, source, option", [
     ({}, {"count": 0}, "source.count"),
+    ({}, {"text_features": -1}, "source.text_features"),
+    ({}, {"pooled_features": -1}, "source.pooled_features"),
     ({}, {"languages": ()}, "source.languages"),
     ({"resolution": 3}, {}, "resolution"),
     ({"text_length": 9}, {}, "text_length"),

@@ -1,3 +1,4 @@
+import functools
 import types as builtin_types
 
 import jax
@@ -18,26 +19,36 @@ def draw(*shape):
     return jnp.asarray(DRAWS.normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("vocabulary, features", [(50, 0), (0, 20)], ids=["ids", "features"])
-def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand(vocabulary, features):
+@pytest.mark.parametrize(
+    "options",
+    [{"vocabulary": 50}, {"text_features": 20}, {"text_features": 20, "pooled_features": 9, "guidance": 4.0, "single_depth": 2}],
+    ids=["ids", "features", "single_stream"],
+)
+def test_the_number_of_parameters_is_that_of_the_layers_counted_by_hand(options):
     width, depth, head_dim, hidden, values, length = 16, 3, 8, 32, 12, 7
-    model = MMDiT(width, depth, head_dim, 2, patch=2, channels=3, vocabulary=vocabulary, text_features=features, text_length=length)
+    vocabulary, features, pooled = (options.get(name, 0) for name in ("vocabulary", "text_features", "pooled_features"))
+    model = MMDiT(width, depth, head_dim=head_dim, mlp_ratio=2, channels=3, text_length=length, **{"vocabulary": 0} | options)
     ends = (values + 1) * width + (width + 1) * values  # patches in, velocity out
     ends += (256 + 1) * width + (width + 1) * width  # time
     ends += 5 * vocabulary * width + (width + 1) * width if vocabulary else (features + 1) * width  # text
-    ends += 2 * (width + 1) * width + width  # pooled text and its null
+    ends += ((pooled or width) + 1) * width + (width + 1) * width + width  # pooled text and its null
     ends += length * width  # places in the text
     ends += (width + 1) * 2 * width  # modulation of the last layer
-    block = (width + 1) * 6 * width  # modulation
-    block += 3 * width * width + 2 * head_dim + (width + 1) * width  # attention, with gains of queries and keys
-    block += (width + 1) * hidden + (hidden + 1) * width  # feed-forward
+    if "guidance" in options:
+        ends += (256 + 1) * width + (width + 1) * width
+    layers = 3 * width * width + 2 * head_dim + (width + 1) * width  # attention, with gains of queries and keys
+    layers += (width + 1) * hidden + (hidden + 1) * width  # feed-forward
+    double, single = ((width + 1) * count * width + layers for count in (6, 3))  # with modulation
 
     def init():
         tokens = interface.image_tokens(jnp.zeros((1, 4, 4, 3)), 2, jnp.float32)
         text = jnp.zeros((1, 5), jnp.int32) if vocabulary else jnp.zeros((1, 5, features))
-        return model.init(jax.random.key(0), tokens, jnp.zeros(1), {"text": types.Condition(text, jnp.ones((1, 5), jnp.int32))})
+        present = jnp.ones((1, 5), jnp.int32)
+        streams = {"text": types.Condition(text, present), "pooled": types.Condition(jnp.zeros((1, 1, pooled)), present[:, :1])}
+        return model.init(jax.random.key(0), tokens, jnp.zeros(1), streams)
 
-    assert sum(x.size for x in jax.tree.leaves(jax.eval_shape(init))) == ends + depth * 2 * block
+    count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(init)))
+    assert count == ends + depth * 2 * double + options.get("single_depth", 0) * single
 
 
 def block(gates, carry, positions, segments):
@@ -97,3 +108,98 @@ def test_data_whose_text_does_not_fit_is_refused(options, text, option):
 def test_data_whose_text_fits_is_taken():
     MMDiT(text_length=8).check(data_with(text=IDS))
     MMDiT(text_length=8, **TAKES_FEATURES).check(data_with(text=FEATURES))
+
+
+def test_data_whose_one_vector_a_text_has_other_channels_is_refused():
+    model = MMDiT(text_length=8, pooled_features=3, **TAKES_FEATURES)
+    model.check(data_with(text=FEATURES, pooled=jax.ShapeDtypeStruct((1, 3), jnp.float32)))
+    for shape in ((1, 2), (2, 3), (3,)):
+        with pytest.raises(types.BadInput) as error:
+            model.check(data_with(text=FEATURES, pooled=jax.ShapeDtypeStruct(shape, jnp.float32)))
+        assert error.value.option == "model.pooled_features"
+
+
+@pytest.mark.parametrize("option, value", [("single_depth", -1), ("pooled_features", -1), ("guidance", -0.5), ("guidance", np.inf)])
+def test_impossible_options_are_refused(option, value):
+    with pytest.raises(types.BadInput) as error:
+        MMDiT(**{option: value}).validate()
+    assert error.value.option == option
+
+
+# A network of both kinds of blocks whose parameters are all random, on one row of two examples.
+
+SMALL = MMDiT(
+    width=16, depth=1, single_depth=2, head_dim=8, text_length=5, pooled_features=3, guidance=2.0, scaling=mup.Scaling(base_width=8)
+)
+PACKED = jnp.asarray([[1, 1, 1, 1, 2, 2]], jnp.int32)
+OWNERS = jnp.asarray([[1, 1, 2, 2]], jnp.int32)
+TOKENS = types.Tokens(draw(1, 6, 4), draw(1, 6, 2), PACKED)
+TIMES = jnp.where(PACKED == 1, 0.25, 0.75)
+STREAMS = {
+    "text": types.Condition(jnp.asarray([[3, 1, 4, 1]], jnp.int32), OWNERS),
+    "pooled": types.Condition(draw(1, 2, 3), jnp.asarray([[1, 2]], jnp.int32)),
+}
+
+
+@functools.cache
+def random_parameters():
+    boxed = jax.eval_shape(lambda: SMALL.init(jax.random.key(0), TOKENS, TIMES, STREAMS)["params"])
+    value = lambda box: (box.kind == "gain") + 0.4 * draw(*box.value.shape)
+    return jax.tree.map(value, boxed, is_leaf=mup.is_parameter)
+
+
+@jax.jit
+def apply(params, streams):
+    return SMALL.apply({"params": params}, TOKENS, TIMES, streams)[0]
+
+
+def predicted(streams, params=None):
+    return apply(params or random_parameters(), streams)
+
+
+def of_two(values, segments=(1, 2)):
+    return types.Condition(jnp.asarray([values]), jnp.asarray([segments], jnp.int32))
+
+
+def test_the_one_vector_of_a_text_matters_to_its_example_alone():
+    pooled, plain = STREAMS["pooled"], predicted(STREAMS)
+    other = predicted(STREAMS | {"pooled": pooled.replace(values=pooled.values.at[0, 1].add(1.0))})
+    np.testing.assert_allclose(other[:4], plain[:4], rtol=2e-5, atol=2e-5)
+    assert float(jnp.abs(other[4:] - plain[4:]).max()) > 1e-2
+
+
+def test_an_absent_vector_is_the_learned_null_whatever_it_held():
+    absent = STREAMS["pooled"].replace(segments=jnp.asarray([[1, 0]], jnp.int32))
+    found = predicted(STREAMS | {"pooled": absent})
+    other = absent.replace(values=absent.values.at[0, 1].set(jnp.nan))
+    np.testing.assert_array_equal(predicted(STREAMS | {"pooled": other}), found)
+    assert float(jnp.abs(found[4:] - predicted(STREAMS)[4:]).max()) > 1e-2
+
+
+def test_a_guidance_scale_matters_to_its_example_alone():
+    told = {scale: predicted(STREAMS | {"guidance": of_two([2.0, scale])}) for scale in (2.0, 5.0)}
+    np.testing.assert_allclose(told[5.0][:4], told[2.0][:4], rtol=2e-5, atol=2e-5)
+    assert float(jnp.abs(told[5.0][4:] - told[2.0][4:]).max()) > 1e-2
+
+
+def test_where_no_guidance_scale_is_told_the_networks_own_holds():
+    plain = predicted(STREAMS)
+    np.testing.assert_allclose(predicted(STREAMS | {"guidance": of_two([2.0, 2.0])}), plain, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(predicted(STREAMS | {"guidance": of_two([2.0, 9.0], (1, 0))}), plain, rtol=2e-5, atol=2e-5)
+
+
+def test_single_stream_blocks_whose_gates_are_zero_change_nothing():
+    params = random_parameters()
+    still = params["single_blocks"] | {"modulation": jax.tree.map(jnp.zeros_like, params["single_blocks"]["modulation"])}
+    rest = {name: value for name, value in params.items() if name != "single_blocks"}
+    without = SMALL.clone(single_depth=0).apply({"params": rest}, TOKENS, TIMES, STREAMS)[0]
+    np.testing.assert_allclose(predicted(STREAMS, rest | {"single_blocks": still}), without, rtol=2e-5, atol=2e-5)
+    assert float(jnp.abs(predicted(STREAMS) - without).max()) > 1e-2
+
+
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero():
+    absent = STREAMS["pooled"].replace(segments=jnp.asarray([[1, 0]], jnp.int32))
+    streams = STREAMS | {"pooled": absent, "text": STREAMS["text"].replace(values=jnp.arange(4, dtype=jnp.int32)[None])}
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(apply(params, streams) ** 2)))(random_parameters())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert bool(jnp.all(jnp.isfinite(leaf))) and bool(jnp.any(leaf != 0)), jax.tree_util.keystr(path)

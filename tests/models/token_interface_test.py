@@ -16,6 +16,7 @@ SCALING = mup.Scaling(base_width=8)
 MODELS = {
     "dit": DiT(width=16, depth=2, head_dim=8, classes=9, scaling=SCALING),
     "mmdit": MMDiT(width=16, depth=2, head_dim=8, vocabulary=11, text_length=5, scaling=SCALING),
+    "mmdit_single": MMDiT(width=16, depth=1, single_depth=2, head_dim=8, vocabulary=11, text_length=5, guidance=2.0, scaling=SCALING),
     "mmdit_features": MMDiT(width=16, depth=2, head_dim=8, vocabulary=0, text_features=3, text_length=5, scaling=SCALING),
 }
 
@@ -45,6 +46,7 @@ def example(name, seed, length, entries):
     condition = {
         "dit": lambda: draws.integers(0, 9, entries).astype(np.int32),
         "mmdit": lambda: draws.integers(0, 11, entries).astype(np.int32),
+        "mmdit_single": lambda: draws.integers(0, 11, entries).astype(np.int32),
         "mmdit_features": lambda: draws.normal(size=(entries, 3)).astype(np.float32),
     }[name]()
     return Row(
@@ -198,7 +200,7 @@ def test_bfloat16_gives_bfloat16_near_the_float32_result(name):
     assert np.sqrt(np.mean(error**2)) < 0.05 * np.sqrt(np.mean(expected**2))
 
 
-@pytest.mark.parametrize("name", ["mmdit", "mmdit_features"])
+@pytest.mark.parametrize("name", ["mmdit", "mmdit_single", "mmdit_features"])
 def test_the_order_of_the_text_matters(name):
     first, _ = pair(name)
     assert differ(run(name, dataclasses.replace(first, condition=first.condition[::-1].copy())), run(name, first))

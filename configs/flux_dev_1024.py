@@ -1,0 +1,70 @@
+"""The architecture of FLUX.1-dev, 12 billion parameters, on pictures of 1024 × 1024 in latents of 128 × 128 × 16."""
+
+import dataclasses
+
+from jaxgen.autoencoders.identity import Identity
+from jaxgen.data.pipeline import Data
+from jaxgen.data.synthetic import Synthetic
+from jaxgen.experiment import Experiment, Precision
+from jaxgen.models.mmdit import MMDiT
+from jaxgen.mup import Scaling
+from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.parallel.mesh import MeshShape
+from jaxgen.samplers.sampler import Sampler
+from jaxgen.training.optimizer import AdamW
+from jaxgen.training.settings import Training
+
+
+def get_config() -> Experiment:
+    """Text to image: 4096 tokens of picture and 512 of text."""
+    return Experiment(
+        model=MMDiT(
+            width=3072,
+            depth=19,
+            single_depth=38,
+            head_dim=128,
+            patch=2,
+            channels=16,
+            vocabulary=0,
+            text_features=4096,
+            text_length=512,
+            pooled_features=768,
+            guidance=3.5,
+            remat="dots",
+            scaling=Scaling(base_width=3072),
+        ),
+        autoencoder=Identity(),
+        objective=FlowMatching(base_pixels=1024),
+        data=Data(
+            source=Synthetic(text_features=4096, pooled_features=768), batch_size=8, resolution=128, channels=16, text_length=512
+        ),
+        precision=Precision(compute="bfloat16"),
+        optimizer=AdamW(learning_rate=1e-5, warmup_steps=100),
+        training=Training(steps=10_000, log_every=10, checkpoint_every=500, ema=()),
+        sampler=Sampler(steps=28, guidance=3.5, images_per_device=2),
+        mesh=MeshShape(data=1, fsdp=4),
+    )
+
+
+def tiny() -> Experiment:
+    """The same in a few steps on a CPU."""
+    config = get_config()
+    source = Synthetic(text_features=24, pooled_features=12)
+    return dataclasses.replace(
+        config,
+        model=config.model.clone(
+            width=32,
+            depth=2,
+            single_depth=2,
+            head_dim=16,
+            text_features=24,
+            pooled_features=12,
+            text_length=64,
+            scaling=Scaling(base_width=32),
+        ),
+        objective=FlowMatching(base_pixels=64),
+        data=dataclasses.replace(config.data, source=source, batch_size=16, resolution=8, text_length=64),
+        training=Training(steps=20, log_every=1, checkpoint_every=10),
+        sampler=Sampler(steps=4, guidance=3.5, images_per_device=8),
+        mesh=MeshShape(),
+    )
