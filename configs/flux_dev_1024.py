@@ -10,7 +10,6 @@ from jaxgen.models.mmdit import MMDiT
 from jaxgen.mup import Scaling
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.parallel.mesh import MeshShape
-from jaxgen.samplers.sampler import Sampler
 from jaxgen.training.optimizer import AdamW
 from jaxgen.training.settings import Training
 
@@ -41,7 +40,7 @@ def get_config() -> Experiment:
         precision=Precision(compute="bfloat16"),
         optimizer=AdamW(learning_rate=1e-5, warmup_steps=100),
         training=Training(steps=10_000, log_every=10, checkpoint_every=500, ema=()),
-        sampler=Sampler(steps=28, guidance=3.5, images_per_device=2),
+        sampler=None,
         mesh=MeshShape(data=1, fsdp=4),
     )
 
@@ -65,6 +64,5 @@ def tiny() -> Experiment:
         objective=FlowMatching(base_pixels=64),
         data=dataclasses.replace(config.data, source=source, batch_size=16, resolution=8, text_length=64),
         training=Training(steps=20, log_every=1, checkpoint_every=10),
-        sampler=Sampler(steps=4, guidance=3.5, images_per_device=8),
         mesh=MeshShape(),
     )
