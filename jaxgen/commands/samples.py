@@ -77,7 +77,9 @@ def wanted(experiment: experiments.Experiment, count: int, captions: list[str] |
     if "text" not in experiment.model.streams:
         raise types.BadInput("--caption", captions[0], f"no caption: the model is conditioned on {experiment.model.streams}")
     if experiment.data.features()["text"].ndim > 1:
-        raise types.BadInput("--caption", captions[0], "no caption: the model reads encoded text, and no encoder is part of the experiment")
+        raise types.BadInput(
+            "--caption", captions[0], "no caption: the model reads encoded text, and no encoder is part of the experiment"
+        )
     length, tokenizer = experiment.data.text_length, experiment.data.tokenizer
     for caption in captions:
         if tokenizer.needed(caption) > length:

@@ -22,6 +22,8 @@ class Linear(nn.Module):
       kind: "dense", or "output" for a map from width to a finite size.
       bias: adds a bias over the output axes, zero at the start.
       std: see `mup.param`; 0 starts the kernel at zero.
+      gather: every device gets the whole kernel for its part of the batch. Otherwise the kernel stays divided, and the caller gives
+        all devices the whole input: for inputs so few that they are smaller than the kernel.
     """
 
     inputs: tuple[mup.AxisSize, ...]
@@ -30,6 +32,7 @@ class Linear(nn.Module):
     kind: str = "dense"
     bias: bool = True
     std: float | None = None
+    gather: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,7 +41,8 @@ class Linear(nn.Module):
         if self.kind == "output":
             x = x * mup.forward_multiplier(self.scale, self.inputs)
         # Gathered in the dtype of the computation, which may be half as wide.
-        kernel = sharding.gathered(kernel.astype(x.dtype), *(name for name, _ in (*self.inputs, *self.outputs)))
+        place = sharding.gathered if self.gather else sharding.constrain
+        kernel = place(kernel.astype(x.dtype), *(axis[0] for axis in (*self.inputs, *self.outputs)))
         # Divided over `tensor`, a width is no longer in one piece behind an axis that only counts.
         tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
         apart = tensor > 1 and len(self.outputs) > 1 and not axes.AXES[self.outputs[0][0]].width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxgen import mup
 from jaxgen.nn import norms
 from jaxgen.nn.linear import Linear
+from jaxgen.parallel.sharding import constrain
 
 
 class Gates(enum.StrEnum):
@@ -37,8 +39,14 @@ class Modulation(nn.Module):
     def __call__(self, c: jax.Array) -> tuple[jax.Array, ...]:
         """c [B, M, condition] with M = 1 or L to `count` arrays [B, M, width]."""
         std = 0.0 if self.gates == Gates.ZERO else None
+        condition = self.condition or self.width
         outputs = (("modulation", self.count), ("embed_out", self.width))
-        vectors = Linear((("embed", self.condition or self.width),), outputs, self.scale, std=std, name="linear")(nn.silu(c))
+        # One vector a picture is a few rows, and the kernel as large as that of a feed-forward layer: it stays where it is.
+        few = math.prod(c.shape[:2]) * (condition + self.count * self.width) < condition * self.count * self.width
+        c = constrain(nn.silu(c), None, None, None) if few else nn.silu(c)
+        vectors = Linear((("embed", condition),), outputs, self.scale, std=std, gather=not few, name="linear")(c)
+        if few:
+            vectors = constrain(vectors, "batch", "length", None, "activation_embed")
         return tuple(vectors[:, :, i] for i in range(self.count))
 
 

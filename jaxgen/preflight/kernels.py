@@ -62,8 +62,11 @@ def read(module: hlo.Module, bundles: pathlib.Path | None, chip: Chip) -> dict[s
     """
     found = {}
     files = {_kernel_of(path): path for path in sorted(bundles.glob("*-final_bundles.txt"))} if bundles else {}
-    for name, instruction in of(module).items():
-        path = files.get(name)
+    calls = of(module)
+    # The compiler schedules kernels with equal bodies once, under the name of one of them.
+    bodies = {each.quoted("body"): files[name] for name, each in calls.items() if name in files}
+    for name, instruction in calls.items():
+        path = files.get(name) or bodies.get(instruction.quoted("body") or name)
         kernel = None if path is None else schedule(path.read_text().splitlines(), chip)
         if kernel is not None:
             cores = chip.cores if _split(instruction) else 1

@@ -55,7 +55,9 @@ def test_encoded_captions_have_a_vector_for_each_id_and_one_for_the_whole():
     assert not rows["text"][~rows["text_mask"]].any()
     # Equal ids have equal vectors, others have others.
     present = rows["text_mask"]
-    vectors = {number: {tuple(v) for v in rows["text"][present & (ids["text"] == number)]} for number in np.unique(ids["text"][present])}
+    vectors = {
+        number: {tuple(v) for v in rows["text"][present & (ids["text"] == number)]} for number in np.unique(ids["text"][present])
+    }
     assert all(len(found) == 1 for found in vectors.values())
     assert len(set.union(*vectors.values())) == len(vectors)
     captions = {caption.tobytes(): pooled.tobytes() for caption, pooled in zip(ids["text"], rows["pooled"])}

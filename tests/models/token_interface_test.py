@@ -16,7 +16,9 @@ SCALING = mup.Scaling(base_width=8)
 MODELS = {
     "dit": DiT(width=16, depth=2, head_dim=8, classes=9, scaling=SCALING),
     "mmdit": MMDiT(width=16, depth=2, head_dim=8, vocabulary=11, text_length=5, scaling=SCALING),
-    "mmdit_single": MMDiT(width=16, depth=1, single_depth=2, head_dim=8, vocabulary=11, text_length=5, guidance=2.0, scaling=SCALING),
+    "mmdit_single": MMDiT(
+        width=16, depth=1, single_depth=2, head_dim=8, vocabulary=11, text_length=5, guidance=2.0, scaling=SCALING
+    ),
     "mmdit_features": MMDiT(width=16, depth=2, head_dim=8, vocabulary=0, text_features=3, text_length=5, scaling=SCALING),
 }
 

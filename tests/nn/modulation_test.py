@@ -1,3 +1,6 @@
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,9 @@ import pytest
 from jaxgen import mup
 from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
 from jaxgen.nn.norms import layer_norm
+from jaxgen.parallel import mesh as meshes
+from jaxgen.parallel import sharding
+from jaxgen.parallel.mesh import MeshShape
 
 SCALE = mup.Scaling(base_width=8).at(8)
 DRAWS = np.random.default_rng(0)
@@ -29,6 +35,24 @@ def test_gates_start_at_zero_or_at_random(gates, zero):
     c = draw(1, 1, 8)
     vectors, _ = Modulation(6, 8, SCALE, gates).init_with_output(jax.random.key(0), c)
     assert all(bool(jnp.all(vector == 0)) == zero for vector in vectors)
+
+
+@pytest.mark.parametrize("tokens, moved", [(1, False), (64, True)], ids=["one_vector_a_picture", "one_a_token"])
+def test_a_kernel_that_is_larger_than_what_it_reads_and_makes_stays_divided(tokens, moved):
+    module, c = Modulation(4, 64, mup.Scaling(base_width=64).at(64), Gates.RANDOM), draw(8, tokens, 64)
+    mesh = meshes.build(MeshShape(data=2, fsdp=4), jax.devices())
+    params = module.init(jax.random.key(0), c)["params"]
+    loss = lambda params, c: sum(jnp.sum(jnp.sin(vector)) for vector in module.apply({"params": params}, c))
+    expected = jax.grad(loss, (0, 1))(params, c)
+    layout = {name: jax.NamedSharding(mesh, jax.P("fsdp") if name == "kernel" else jax.P()) for name in params["linear"]}
+    rows = sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.grad(loss, (0, 1)), in_shardings=({"linear": layout}, rows), out_shardings=({"linear": layout}, rows))
+        compiled = program.lower(params, c).compile()
+    gathered = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]\S* all-gather", compiled.as_text())]
+    assert (max(gathered, default=0) >= params["linear"]["kernel"].size) == moved
+    found = program(params, c)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
 
 
 def test_modulate_normalizes_then_scales_and_shifts():

@@ -60,6 +60,16 @@ def test_a_kernel_goes_by_its_bundles(tmp_path):
     assert flops == 4 * 16 * 100 * 2 * 128 * 128
 
 
+def test_kernels_with_equal_bodies_have_been_scheduled_once_and_share_the_bundles(tmp_path):
+    (tmp_path / "17955-attend.1-72-final_bundles.txt").write_text("\n".join(bundles([PRODUCT.format(0)] * 4, 100)))
+    config = 'custom_call_target="tpu_custom_call", backend_config={{"body":"{}"}}'
+    call = f"  %attend.{{}} = bf16[8,128]{{{{1,0}}}} custom-call(%q), {config}\n"
+    text = CALL.format(config='"body":"QUJD"').replace("  ROOT", call.format(2, "QUJD") + call.format(3, "QUJE") + "  ROOT")
+    found = kernels.read(hlo.parse(text), tmp_path, V5P)
+    assert found["attend.2"] == found["attend.1"]
+    assert "attend.3" not in found
+
+
 def test_without_bundles_it_goes_by_the_flops_that_it_states():
     stated = '"custom_call_config":{"cost_estimate":{"flops":"1000000","bytes_accessed":"1"}}'
     (seconds, flops) = kernels.read(hlo.parse(CALL.format(config=stated)), None, V5P)["attend.1"]
