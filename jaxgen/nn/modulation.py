@@ -43,9 +43,14 @@ class Modulation(nn.Module):
         outputs = (("modulation", self.count), ("embed_out", self.width))
         # One vector a picture is a few rows, and the kernel as large as that of a feed-forward layer: it stays where it is.
         few = math.prod(c.shape[:2]) * (condition + self.count * self.width) < condition * self.count * self.width
-        c = constrain(nn.silu(c), None, None, None) if few else nn.silu(c)
+        c = nn.silu(c)
+        if few:
+            # Whole, then divided as the kernel is: so the product sums over devices instead of gathering the kernel.
+            c = constrain(constrain(c, None, None, None), None, None, "embed")
         vectors = Linear((("embed", condition),), outputs, self.scale, std=std, gather=not few, name="linear")(c)
         if few:
+            # Whole first, so that gradients come back whole and the kernel's are made where they belong.
+            vectors = constrain(vectors, None, None, None, "activation_embed")
             vectors = constrain(vectors, "batch", "length", None, "activation_embed")
         return tuple(vectors[:, :, i] for i in range(self.count))
 

@@ -127,16 +127,17 @@ def test_bfloat16_is_as_near_to_float32_as_plain_attention_in_bfloat16():
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def status_of(mask, padded, query_start=0, key_start=0):
-    """Status of pairs of 128 × 128 tokens of a sequence that is padded to this length."""
-    rule, query, key = tile_mask.codes(mask, query_start, L if padded > L else padded, padded, padded)
+def status_of(mask, length, query_start=0, key_start=0):
+    """Status of pairs of 128 × 128 tokens of a sequence of this length, padded to whole tiles."""
+    padded = -(-length // 128) * 128
+    rule, query, key = tile_mask.codes(mask, query_start, length, padded, padded)
     return tile_mask.status(rule, query, key, query_start, key_start, (padded // 128, padded // 128), Tile(1, 128, 128, 128))
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_a_tile_is_skipped_or_left_unmasked_only_where_the_dense_mask_says_so(mask):
     for query_start, key_start in ((0, 0), (256, 0), (0, 384)):
-        status = np.asarray(status_of(mask, 256, query_start, key_start))
+        status = np.asarray(status_of(mask, L, query_start, key_start))
         dense = mask.dense(L, L, query_start, key_start)
         dense = np.ones((1, L, L), bool) if dense is None else np.asarray(dense)
         for b, i, j in np.ndindex(*status.shape):

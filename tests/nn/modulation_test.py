@@ -1,6 +1,7 @@
 import math
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_gates_start_at_zero_or_at_random(gates, zero):
 def test_a_kernel_that_is_larger_than_what_it_reads_and_makes_stays_divided(tokens, moved):
     module, c = Modulation(4, 64, mup.Scaling(base_width=64).at(64), Gates.RANDOM), draw(8, tokens, 64)
     mesh = meshes.build(MeshShape(data=2, fsdp=4), jax.devices())
-    params = module.init(jax.random.key(0), c)["params"]
+    params = nn.meta.unbox(module.init(jax.random.key(0), c)["params"])
     loss = lambda params, c: sum(jnp.sum(jnp.sin(vector)) for vector in module.apply({"params": params}, c))
     expected = jax.grad(loss, (0, 1))(params, c)
     layout = {name: jax.NamedSharding(mesh, jax.P("fsdp") if name == "kernel" else jax.P()) for name in params["linear"]}
