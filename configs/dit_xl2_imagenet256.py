@@ -29,7 +29,7 @@ def get_config() -> Experiment:
         ),
         autoencoder=Identity(),
         objective=FlowMatching(),
-        data=Data(source=Synthetic(), batch_size=256, resolution=32, channels=4, text_length=64),
+        data=Data(source=Synthetic(), batch_size=1024, resolution=32, channels=4, text_length=64),
         precision=Precision(compute="bfloat16"),
         optimizer=AdamW(learning_rate=1e-4, schedule="constant", warmup_steps=1000),
         training=Training(steps=400_000, log_every=100, checkpoint_every=10_000, ema=(0.9999,)),

@@ -24,7 +24,7 @@ def get_config() -> Experiment:
             patch=2,
             channels=16,
             text_length=512,
-            remat="names",
+            remat="dots",
             scaling=Scaling(base_width=4096),
         ),
         autoencoder=Identity(),
