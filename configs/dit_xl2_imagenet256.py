@@ -8,10 +8,9 @@ There is no reader of encoded ImageNet here yet: `data.source` is `synthetic`, w
 of an autoencoder's latents (10 of the 1000 classes), so a run of this learns nothing of ImageNet, and no samples are drawn. As many
 pictures as in the paper (400 000 steps of 256), in steps of 1024.
 
-Preflight: peak 12.5 of 15.75 GiB, 510 to 533 ms a step [communication hidden, as compiled], MFU 45 to 43 %. Of the 533: products
-308, attention 53, memory-bound 150, exposed collectives 24. What limits it: heads of 72 channels fill 72 of 128 lanes wherever they
-are written apart, and gradients that are summed and shared out in one move more through memory here than that saves, which it does
-not on v5p. Tried, as compiled:
+Preflight: peak 12.5 of 15.75 GiB, 414 to 459 ms a step [communication hidden, as compiled], MFU 56 to 50 %. Of the 459: products
+272, attention 53, memory-bound 90, exposed collectives 45. What limits it: heads of 72 channels fill 72 of 128 lanes wherever they
+are written apart, and gradients are summed after each block with nothing beside them. Tried, as compiled:
 
 | batch | mesh             | remat | attention | kernels                                | ms  | MFU  | peak GiB |
 |-------|------------------|-------|-----------|----------------------------------------|-----|------|----------|

@@ -8,16 +8,16 @@ There is no reader of encoded pictures and text here yet: `data.source` is `synt
 the place of an autoencoder's latents and captions of up to 512 bytes, so a run of this learns nothing of pictures, and no samples
 are drawn.
 
-Preflight: peak 54.3 of 95.74 GiB, 2.54 to 2.75 s a step [communication hidden, as compiled], MFU 68 to 63 %. Of the 2.75: products
+Preflight: peak 54.2 of 95.74 GiB, 2.54 to 2.75 s a step [communication hidden, as compiled], MFU 68 to 63 %. Of the 2.75: products
 1.87, attention 0.36, memory-bound 0.32, exposed collectives 0.20. What limits it: kernels are gathered and gradients summed with
 nothing beside them, and a shard of 16 of 4096 rows is less than a tile, which makes of some gathers sums that cost twice as much.
 Tried, as compiled:
 
-| mesh     | remat | kernels' gradients           | s    | MFU  | peak GiB |
-|----------|-------|------------------------------|------|------|----------|
-| fsdp=256 | names | summed, then cut             | 3.49 | 50 % | 31.7     |
-| fsdp=256 | dots  | summed and shared out in one | 3.02 | 57 % | 51.6     |
-| fsdp=256 | dots  | the same, modulation's apart | 2.75 | 63 % | 54.3     |
+| mesh     | remat | modulation's kernels | s    | MFU    | peak GiB |
+|----------|-------|----------------------|------|--------|----------|
+| fsdp=256 | names | gathered             | 3.49 | 49.5 % | 31.7     |
+| fsdp=256 | dots  | gathered             | 3.02 | 57 %   | 51.6     |
+| fsdp=256 | dots  | stay divided         | 2.75 | 63 %   | 54.2     |
 """
 
 import dataclasses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -49,29 +48,16 @@ def constrain(value: jax.Array, *names: str | None) -> jax.Array:
 def gathered(value: jax.Array, *names: str | None) -> jax.Array:
     """A parameter as a replica computes with it: laid out by axis names, but whole along the axes that share out the batch.
 
-    Its gradient goes back to the layout by axis names: summed and shared out in one, at half the price of a sum that all get. Left
-    to itself the compiler may rather move activations, or cut one product into many small ones.
+    Left to itself the compiler may rather move activations, or cut one product into many small ones.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return value
-    shared = partition_spec(names, value.shape, mesh.shape)
+    spec = partition_spec(names, value.shape, mesh.shape)
     # A dimension's entry is one axis, several, or None.
-    named = [(entry,) if isinstance(entry, str) else entry or () for entry in shared]
+    named = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
     kept = (tuple(axis for axis in entry if axis not in axes.BATCH_MESH_AXES) for entry in named)
-    return _relaid(value, PartitionSpec(*(entry or None for entry in kept)), shared)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _relaid(value: jax.Array, forward: PartitionSpec, backward: PartitionSpec) -> jax.Array:
-    """`value` in one layout, its gradient in another."""
-    return jax.lax.with_sharding_constraint(value, forward)
-
-
-_relaid.defvjp(
-    lambda value, forward, backward: (jax.lax.with_sharding_constraint(value, forward), None),
-    lambda forward, backward, saved, gradient: (jax.lax.with_sharding_constraint(gradient, backward),),
-)
+    return jax.lax.with_sharding_constraint(value, PartitionSpec(*(entry or None for entry in kept)))
 
 
 def parameter_shardings(boxed: types.PyTree, mesh: jax.sharding.Mesh) -> types.PyTree:
