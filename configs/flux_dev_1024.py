@@ -7,9 +7,9 @@ For v5p:2x2x1, batch 8. Never run there: latents and encoded captions are made u
 embedding gets one constant scale; a network that imitates a guided one would be told several. No average of the parameters is kept.
 
 A public trainer takes 1.769 s a step for this architecture, slice and batch. Preflight of this recipe: 1.50 to 1.72 s
-[communication hidden, as compiled], MFU 65 to 56 %, 77.7 of 95.7 GiB; matrix products 1.01 s, attention kernels 0.26 s, memory-bound
-0.23 s, exposed collectives 0.22 s. What limits it is that hardly a collective is hidden, and that products fused with GELU or with
-sums reach 300 to 350 of the 416 TFLOP/s of the others.
+[communication hidden, as compiled], MFU 65 to 56 %, 77.7 of 95.7 GiB; matrix products 1.01 s, attention kernels 0.26 s, memory-
+bound 0.23 s, exposed collectives 0.22 s. What limits it is that hardly a collective is hidden, and that products fused with GELU
+or with sums reach 300 to 350 of the 416 TFLOP/s of the others.
 """
 
 import dataclasses

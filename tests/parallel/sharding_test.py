@@ -146,10 +146,10 @@ DEMANDED = {
     '{"fsdp"}, {}, {"tensor"}, {}': HEADS,
     '{"fsdp"}, {}, {"tensor"}': HIDDEN,
 }
-# Kernels are gathered over fsdp. Before the blocks those of the text, the pooled text (2), the time (2), and the patches; behind them
-# the output. In the block, for each modality: query-key-value, from heads, in and out of the feed-forward layer. A modulation's
-# kernel stays divided: what it reads, one vector a picture, goes to all devices and is divided as the kernel is; the sum goes to all,
-# and from there to the devices of the batch.
+# Kernels are gathered over fsdp. Before the blocks those of the text, the pooled text (2), the time (2), and the patches; behind
+# them the output. In the block, for each modality: query-key-value, from heads, in and out of the feed-forward layer. A
+# modulation's kernel stays divided: what it reads, one vector a picture, goes to all devices and is divided as the kernel is; the
+# sum goes to all, and from there to the devices of the batch.
 MODULATIONS = 1 + 2 * 1
 KERNELS = {
     '{}, {"tensor"}': 1 + 2 + 2 + 2 * 1,
