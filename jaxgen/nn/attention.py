@@ -1,8 +1,8 @@
 """The one door to attention: a mask is described, never materialised by the caller, and the kernel is chosen here.
 
 The mesh says what it is chosen for: TPUs, also those of a topology that is only compiled for, take the flash kernel of
-`attention_tpu`; GPUs take cuDNN's where it applies; the rest, short sequences on TPUs and programs outside of a mesh take plain XLA
-operations. Where the mesh axis `context` is longer than one device, the sequence stays divided over it (`context_parallel`).
+`attention_tpu`; GPUs take cuDNN's where it applies; the rest, and programs outside of a mesh, take plain XLA operations. Where the
+mesh axis `context` is longer than one device, the sequence stays divided over it (`context_parallel`).
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def _kernel(device: Any, q: jax.Array, k: jax.Array, mask: Mask) -> context_para
     if platform == "tpu":
         skips = mask.causal or mask.window is not None or mask.query_blocks is not None
         plan = attention_tiles.plan(device.device_kind, q.shape[2], q.shape[1], k.shape[1], q.shape[3], q.dtype, skips)
-        if plan is not None:
-            return attention_tpu.Flash(plan)
+        return attention_tpu.Flash(plan)
     if platform == "gpu" and attention_gpu.applies(q, k):
         return attention_gpu.CuDNN()
     return attention_xla.XLA()

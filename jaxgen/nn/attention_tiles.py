@@ -70,11 +70,12 @@ CHIPS = {
     "TPU v6 lite": Chip(100, (768, 4608, 512), (768, 2304, 768)),
     "TPU7x": Chip(56, (768, 4608, 512), (768, 2304, 768)),
 }
-"""By `device_kind`; of the tiles that were compiled, those with the fewest cycles (4608 tokens, head dimension 128)."""
+"""By `device_kind`. Those of v5p had the fewest cycles of the tiles that were compiled (4608 tokens, head dimension 128). The other
+chips take the same, v4 what its smaller memory holds: for them none were compared."""
 
 
-def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.dtype, skips: bool) -> Plan | None:
-    """Tiles for attention of so many heads, queries and keys on one device; None where plain XLA operations are as fast.
+def plan(kind: str, heads: int, queries: int, keys: int, width: int, dtype: jnp.dtype, skips: bool) -> Plan:
+    """Tiles for attention of so many heads, queries and keys on one device.
 
     Args:
       kind: `device_kind` of the chip; one that is not known gets the smallest tiles.

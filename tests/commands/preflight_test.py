@@ -136,7 +136,7 @@ def test_the_large_recipes_are_for_the_slices_that_they_name(compiler, recipe, s
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU's compiler: pip install 'jaxgen[tpu]'")
 class TestWithTheRealCompiler:
     SMALL = [*ON, "--set", "precision.compute=bfloat16"]
 

@@ -12,7 +12,7 @@ from jaxgen.preflight import chips, target
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU's compiler: pip install 'jaxgen[tpu]'"),
 ]
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
