@@ -7,6 +7,7 @@ from typing import Any
 from jaxgen.preflight.overflow import Overflow
 
 GIB = 2**30
+_NAMED = 3
 
 
 def derived(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
@@ -92,7 +93,10 @@ def _array(entry: dict[str, Any]) -> str:
 
 def _replicated(replicated: dict[str, Any]) -> str:
     total = f"{replicated['bytes'] / 2**20:.1f} MiB of the training state lie whole on every chip"
-    large = ", ".join(f"{name} ({size / 2**20:.1f} MiB)" for name, size in replicated["large"].items())
+    by_size = sorted(replicated["large"].items(), key=lambda item: -item[1])
+    large = ", ".join(f"{name} ({size / 2**20:.1f} MiB)" for name, size in by_size[:_NAMED])
+    if len(by_size) > _NAMED:
+        large += f" and {len(by_size) - _NAMED} more above {replicated['threshold'] / 2**20:g} MiB (--json lists them)"
     return f"{total}; {large}" if large else f"{total}, no array above {replicated['threshold'] / 2**20:g} MiB"
 
 

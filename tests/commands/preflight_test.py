@@ -150,8 +150,8 @@ class TestWithTheRealCompiler:
         assert 0 < hidden <= compiled < 0.1
 
     def test_one_that_cannot_fit_does_not_and_fit_finds_one_that_does(self, tmp_path, capsys):
-        """Quadratic attention of 64 × 64 tokens for 16 pictures at once, with everything kept."""
-        large = ["data.resolution=128", "data.batch_size=64", "model.width=256", "model.depth=4", "mesh.data=-1"]
+        """32 pictures of 64 × 64 tokens on each chip, with everything kept."""
+        large = ["data.resolution=128", "data.batch_size=128", "model.width=256", "model.depth=4", "mesh.data=-1"]
         words = ["preflight", TINY, *self.SMALL, *(word for text in large for word in ("--set", text))]
         assert cli.main([*words, "--fit", "--json", str(tmp_path / "x.json")]) == 1
         found = json.loads((tmp_path / "x.json").read_text())

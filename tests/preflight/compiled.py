@@ -25,7 +25,10 @@ def matmul(mesh):
 
 
 def stack(mesh, unroll, parts=1):
-    """Gradient of six layers, scanned or unrolled; with several parts, in a scan over parts of the batch."""
+    """Gradient of six layers, scanned or unrolled; with several parts, in a scan over parts of the batch.
+
+    That of the input too: otherwise layers written out leave out one product of the first, which a loop over all cannot.
+    """
     rows, whole = NamedSharding(mesh, P(None, ("data", "fsdp"))), NamedSharding(mesh, P(None, "fsdp"))
     params = {
         "in": jax.ShapeDtypeStruct((LAYERS, WIDTH, HIDDEN), jnp.float32, sharding=whole),
@@ -43,12 +46,13 @@ def stack(mesh, unroll, parts=1):
 
     def gradient(params, batch):
         def body(total, x):
-            return jax.tree.map(jnp.add, total, jax.grad(loss)(params, x)), None
+            of_params, of_input = jax.grad(loss, (0, 1))(params, x)
+            return jax.tree.map(jnp.add, total, of_params), of_input
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return jax.lax.scan(body, zeros, batch, unroll=unroll)[0]
+        return jax.lax.scan(body, zeros, batch, unroll=unroll)
 
-    return jax.jit(gradient, out_shardings={"in": whole, "out": whole}), (params, batch)
+    return jax.jit(gradient, out_shardings=({"in": whole, "out": whole}, rows)), (params, batch)
 
 
 def attention(mesh):
