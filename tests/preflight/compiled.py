@@ -85,18 +85,17 @@ def main(name, slice_name, bundles):
     module = hlo.parse(compiled.as_text())
     found = kernels.read(module, pathlib.Path(bundles), wanted.chip)
     reading = hlo_cost.read(module, wanted.torus(list(mesh.devices.flat)), found)
-    sums = {}
+    moved = {}
     for line in reading.lines:
-        sums[line.name] = sums.get(line.name, 0.0) + line.waited
+        moved[line.name] = moved.get(line.name, 0.0) + line.bytes
     print(
         json.dumps(
             {
                 "seconds": {kind: reading.waited(kind) for kind in hlo_cost.KINDS},
                 "flops": reading.flops,
-                "bytes": reading.bytes,
                 "unknown": reading.unknown,
                 "kernels": list(found.values()),
-                "lines": sums,
+                "bytes": moved,
             }
         )
     )
