@@ -87,7 +87,6 @@ def figures(
     module = hlo.parse(program.text)
     times = kernels.read(module, bundles, chip)
     reading = hlo_cost.read(module, target.torus(list(step.mesh.devices.flat)), times)
-    # Outside of the mesh: what the mathematics needs does not depend on the kernels of a platform.
     model_flops = flops.per_example(experiment, step) * experiment.data.batch_size
     compiled_flops = reading.flops * used
     return {

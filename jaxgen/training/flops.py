@@ -56,7 +56,9 @@ def per_example(experiment: Any, step: steps.Step) -> float:
             batch |= {n: jnp.zeros((size, *f.shape), f.dtype) for n, f in getattr(objective, "host_features", dict)().items()}
             return objective.loss(name, state.params[name], views, batch, key, state.step, state.memory)[0]
 
-        jaxpr = jax.make_jaxpr(forward)(step.state, step.frozen, step.batch)
+        # Outside of any mesh: within one, attention is the kernel of a platform, written down for what one device holds.
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            jaxpr = jax.make_jaxpr(forward)(step.state, step.frozen, step.batch)
         total += 3 * matmul_flops(jaxpr.jaxpr) / player.every
     return total / size
 

@@ -107,7 +107,7 @@ DIT = DiT(width=32, depth=3, head_dim=8, mlp_ratio=2, patch=2, channels=1)
 BATCH = 4
 
 
-def per_example(model):
+def per_example(model, shape=None, devices=1):
     experiment = Experiment(
         model=model,
         autoencoder=Identity(),
@@ -116,9 +116,9 @@ def per_example(model):
         optimizer=AdamW(),
         training=Training(),
         sampler=Sampler(),
-        mesh=meshes.MeshShape(),
+        mesh=shape or meshes.MeshShape(),
     )
-    mesh = meshes.build(experiment.mesh, jax.devices()[:1])
+    mesh = meshes.build(experiment.mesh, jax.devices()[:devices])
     with jax.set_mesh(mesh):
         return flops.per_example(experiment, steps.build(experiment, mesh))
 
@@ -138,6 +138,10 @@ def by_hand():
 
 def test_training_a_dit_costs_three_forward_passes_counted_by_hand():
     assert per_example(DIT) == 3 * 2 * by_hand()
+
+
+def test_attention_that_a_mesh_divides_counts_whole():
+    assert per_example(DIT, meshes.MeshShape(context=3), 3) == 3 * 2 * by_hand()
 
 
 def test_rematerialization_is_not_counted():
