@@ -1,4 +1,4 @@
-"""Attention in plain XLA operations: the kernel of CPUs and of short sequences, and the two halves of a ring's step.
+"""Attention in plain XLA operations: the kernel of CPUs, and the two halves of a ring's step.
 
 `XLA()` is differentiated by JAX. `forward` and `backward` are for callers that put partial results together themselves: they are
 the same mathematics with the logarithm of the softmax's denominator handed out and in.
@@ -93,11 +93,7 @@ class XLA:
 
         `query_start` is the index of the first query in a sequence whose keys are all here; None is 0.
         """
-        logits = jnp.einsum("blnk,bsnk->bnls", q * scale, k, precision=precision(q), preferred_element_type=jnp.float32)
-        visible = mask.dense(q.shape[1], k.shape[1], 0 if query_start is None else query_start)
-        if visible is not None:
-            visible = visible[:, None]
-            logits = jnp.where(visible, logits, HIDDEN)
+        logits, visible = _logits(q, k, mask, scale, 0 if query_start is None else query_start, 0)
         weights = jax.nn.softmax(logits, axis=-1)
         if visible is not None:
             weights = jnp.where(jnp.any(visible, axis=-1, keepdims=True), weights, 0.0)

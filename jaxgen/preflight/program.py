@@ -50,12 +50,13 @@ def compile_step(experiment: Any, target: Target) -> Program:
     """Compiles the step that training would run, with abstract arguments alone.
 
     Raises:
-      BadInput: the mesh or the batch does not divide over the slice.
+      BadInput: the mesh or the batch does not divide over the slice, or leaves too much of the state whole on every chip.
       DoesNotFit: it needs more memory than there is.
     """
     mesh = meshes.build(experiment.mesh, target.devices())
     with jax.set_mesh(mesh):
         step = steps.build(experiment, mesh)
+        sharding.check_replicated(step.state.items(), mesh)
         lowered = step.update.trace(step.state, step.frozen, step.batch).lower(lowering_platforms=("tpu",))
         started = time.monotonic()
         try:
@@ -144,12 +145,6 @@ def largest(module: hlo.Module, count: int = 5) -> list[dict[str, Any]]:
 
 def _replicated(step: steps.Step) -> dict[str, Any]:
     """Arrays of the state that lie whole on every chip."""
-    names, total = {}, 0
-    if step.mesh.size > 1:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(step.state):
-            size = math.prod(leaf.shape) * leaf.dtype.itemsize
-            if leaf.sharding.is_fully_replicated:
-                total += size
-                if size >= LARGE_REPLICA:
-                    names[steps.dotted(path)] = size
-    return {"bytes": total, "threshold": LARGE_REPLICA, "large": names}
+    found = sharding.replicated_bytes(step.state.items()) if step.mesh.size > 1 else {}
+    large = {name: size for name, size in found.items() if size >= LARGE_REPLICA}
+    return {"bytes": sum(found.values()), "threshold": LARGE_REPLICA, "large": large}

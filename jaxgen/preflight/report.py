@@ -93,10 +93,10 @@ def _array(entry: dict[str, Any]) -> str:
 
 def _replicated(replicated: dict[str, Any]) -> str:
     total = f"{replicated['bytes'] / 2**20:.1f} MiB of the training state lie whole on every chip"
-    by_size = sorted(replicated["large"].items(), key=lambda item: -item[1])
-    large = ", ".join(f"{name} ({size / 2**20:.1f} MiB)" for name, size in by_size[:_NAMED])
-    if len(by_size) > _NAMED:
-        large += f" and {len(by_size) - _NAMED} more above {replicated['threshold'] / 2**20:g} MiB (--json lists them)"
+    named = [f"{name} ({size / 2**20:.1f} MiB)" for name, size in replicated["large"].items()]
+    large = ", ".join(named[:_NAMED])
+    if len(named) > _NAMED:
+        large += f" and {len(named) - _NAMED} more above {replicated['threshold'] / 2**20:g} MiB (--json lists them)"
     return f"{total}; {large}" if large else f"{total}, no array above {replicated['threshold'] / 2**20:g} MiB"
 
 

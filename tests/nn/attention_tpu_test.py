@@ -118,10 +118,11 @@ def test_queries_that_see_nothing_get_zeros_and_no_gradient():
 
 
 def test_bfloat16_is_as_near_to_float32_as_plain_attention_in_bfloat16():
-    q, k, v, weight = (draw(1, 128, 1, 64, dtype=jnp.bfloat16) for _ in range(4))
+    # The largest of a few thousand rounding errors is a matter of luck, their norm is not.
+    q, k, v, weight = (draw(2, 128, 4, 64, dtype=jnp.bfloat16) for _ in range(4))
     exact = with_gradients(XLA(), Mask(), *(x.astype(jnp.float32) for x in (q, k, v, weight)))
     error = lambda kernel: [
-        float(jnp.abs(found - wanted).max()) for found, wanted in zip(with_gradients(kernel, Mask(), q, k, v, weight), exact)
+        float(jnp.linalg.norm(found - wanted)) for found, wanted in zip(with_gradients(kernel, Mask(), q, k, v, weight), exact)
     ]
     assert all(mine < 1.5 * plain for mine, plain in zip(error(Flash(plan())), error(XLA()), strict=True))
 
