@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "training.checkpoint_every",
     "training.keep",
     "training.sample_every",
+    "training.tpu_options",
     "model.remat",
     "model.context_attention",
     "data.prefetch",

@@ -219,7 +219,7 @@ def test_a_forbidden_import_is_caught(name, source):
         pytest.param("types", "from jaxgen import axes", id="types sees axes"),
         pytest.param("samplers.distillation.x", "from jaxgen.samplers import sampler", id="distillation sees samplers"),
         pytest.param("models.dit", "from jaxgen.models import interface", id="the same room"),
-        pytest.param("evaluation.generate", "from jaxgen.training import step", id="evaluation sees training"),
+        pytest.param("evaluation.evaluation", "from jaxgen.training import step", id="evaluation sees training"),
         pytest.param("commands.train", "import jaxgen\nimport numpy as np", id="the bare package, and others"),
     ],
 )

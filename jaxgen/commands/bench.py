@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.sampler:
         if experiment.sampler is None:
             raise types.BadInput("sampler", None, "a sampler, to draw with")
-        player = session.generator_player(experiment)
+        player = steps.generator_player(experiment)
     mesh = session.make_mesh(experiment)
     examples = session.open_data(experiment, "train")
     with jax.set_mesh(mesh):
@@ -133,8 +133,8 @@ def _sampling(experiment: Any, built: Any, examples: Any, player: str, count: in
     import jax
     import numpy as np
 
-    from jaxgen.evaluation.generate import Generator
     from jaxgen.parallel import chips
+    from jaxgen.samplers.generator import Generator
     from jaxgen.training import bench
 
     abstract, sampler = built.state.params[player], experiment.sampler

@@ -22,9 +22,9 @@ from jaxgen import run, types
 from jaxgen.commands import session
 from jaxgen.evaluation import evaluation as evaluations
 from jaxgen.evaluation import real, sample_store
-from jaxgen.evaluation.generate import Generator
 from jaxgen.evaluation.report import page
 from jaxgen.parallel.hosts import Hosts
+from jaxgen.samplers.generator import Generator
 from jaxgen.training import checkpoint, logs, manifest
 from jaxgen.training import step as steps
 
@@ -74,7 +74,7 @@ class Session:
         self._splits: dict[str, real.Split] = {}
         self.subjects = []
         for folder, experiment in runs:
-            item = session.sampled_item(experiment, session.generator_player(experiment))
+            item = session.sampled_item(experiment, steps.generator_player(experiment))
             step = self._checkpoint(folder, experiment, item)
             test = self._read(experiment, "test")
             self.subjects.append(Subject(folder, experiment, item, step, test, self.evaluation.wanted(test)))

@@ -1,5 +1,7 @@
 """Compile a configuration's train step for a TPU slice, without the slice: does it fit, how fast will it be, where does time go?
 
+With --sample, the drawing of pictures instead, as `sample` and `evaluate` run it; scores are computed on the host and not counted.
+
 The real TPU compiler runs on this machine (libtpu, the extra `tpu`); nothing is allocated but its own memory. Exit code 1 where the
 step does not fit; --fit then looks for the smallest change that does, by compiling it.
 
@@ -7,8 +9,9 @@ Predicted times are a range: [communication all hidden, as compiled]. For dense 
 12 % above a published measurement; a kernel's time is a lower bound.
 
 --json FILE writes one object:
-  name, slice, slices, chips, chips_used, mesh, batch_size, steps
-                            what was compiled for what
+  name, program, slice, slices, chips, chips_used, mesh
+                            what was compiled (training or sampling) for what
+  batch_size, steps         pictures of a step or draw; how many of those the recipe, or its evaluation, makes
   fits                      whether it does; where not, only needed_bytes, usable_bytes and message follow
   parameters                number by player
   memory                    bytes on a chip: peak, usable, state (parameters, optimizer, averages), and the largest arrays
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "config")
     parser.add_argument("--slice", required=True, metavar="SLICE", help="what to compile for, for example v5e:4x4 or v5p:8x8x4")
     parser.add_argument("--slices", type=options.positive, default=1, metavar="N", help="number of slices (default 1)")
+    parser.add_argument("--sample", action="store_true", help="the drawing of pictures instead of the train step")
     parser.add_argument("--price", type=float, metavar="MONEY", help="of a chip for an hour")
     parser.add_argument("--fit", action="store_true", help="where it does not fit, look for the smallest change that does")
     parser.add_argument("--hlo", metavar="FILE", help="also write the optimized program here")
@@ -51,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxgen.commands import session
     from jaxgen.parallel import slices
     from jaxgen.preflight import fit, overflow, process, report, target
+    from jaxgen.training import step as steps
 
     if arguments.price is not None and not arguments.price > 0:
         raise types.BadInput("--price", arguments.price, "a positive number")
@@ -59,16 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = target.Target(slices.parse(arguments.slice), arguments.slices)
     experiment, name = session.load(arguments, arguments.config)
     target.check(experiment, wanted)
+    what = "sampling" if arguments.sample else "training"
+    if arguments.sample:
+        session.sampled_item(experiment, steps.generator_player(experiment))
     target.require_compiler()
 
     def compiled(candidate):
-        return process.figures(candidate, wanted, tuple(arguments.trust), arguments.hlo)
+        return process.figures(candidate, wanted, tuple(arguments.trust), arguments.hlo, what)
 
     found, changed = compiled(experiment), {}
     if isinstance(found, overflow.Overflow):
         print(f"{name} does not fit {wanted}: {report.overflow(found)}")
         if arguments.fit:
-            found, changed = fit.search(experiment, wanted, found, compiled, print)
+            found, changed = fit.search(experiment, wanted, found, compiled, print, what)
         if isinstance(found, overflow.Overflow):
             facts = {"fits": False, "needed_bytes": found.needed, "usable_bytes": found.usable, "message": found.message}
             session.write_json(arguments.json, {"name": name, "slice": str(wanted.slice), "slices": wanted.count} | facts)

@@ -25,14 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxgen import experiment as experiments
     from jaxgen import run as runs
     from jaxgen.commands import samples, session
-    from jaxgen.evaluation.generate import Generator
+    from jaxgen.samplers.generator import Generator
     from jaxgen.training import checkpoint
     from jaxgen.training import step as steps
 
     with session.joined(arguments.join_within) as team:
         folder = runs.Run(arguments.run).require()
         experiment, _ = session.load(arguments, arguments.run)
-        player = session.generator_player(experiment)
+        player = steps.generator_player(experiment)
         item = session.sampled_item(experiment, player)
         count = arguments.count or (len(arguments.caption) if arguments.caption else samples.GRID)
         seed = session.chosen_seed(arguments.seed, experiment)

@@ -13,8 +13,8 @@ from jaxgen import experiment as experiments
 from jaxgen import run, types
 from jaxgen.commands import evaluations, session
 from jaxgen.evaluation import pictures
-from jaxgen.evaluation.generate import Generator
 from jaxgen.parallel.hosts import Hosts
+from jaxgen.samplers.generator import Generator
 
 log = logging.getLogger(__name__)
 

@@ -204,14 +204,6 @@ def sampled_item(experiment: experiments.Experiment, player: str) -> str:
     return states.ema_item(player, str(kept[0] if wanted is None else wanted))
 
 
-def generator_player(experiment: experiments.Experiment) -> str:
-    """The player that is the experiment's model."""
-    for player in experiment.objective.players(experiment):
-        if player.module == experiment.model:
-            return player.name
-    raise types.BadInput("objective", type(experiment.objective).__name__, "an objective that trains `model`, to draw samples")
-
-
 def versions() -> dict[str, str]:
     """Versions that matter to who reads a checkpoint."""
     import flax

@@ -21,9 +21,9 @@ from jaxgen import run, types
 from jaxgen.commands import evaluations, samples, session
 from jaxgen.data import loader
 from jaxgen.evaluation import real
-from jaxgen.evaluation.generate import Generator
 from jaxgen.parallel import chips, compiles, hosts, sharding
 from jaxgen.parallel.agreement import StopAgreement
+from jaxgen.samplers.generator import Generator
 from jaxgen.training import checkpoint, flops, logs, loop, manifest, profile, signals
 from jaxgen.training import step as steps
 from jaxgen.training.state import State
@@ -64,7 +64,7 @@ class TrainingSession:
         with jax.set_mesh(self.mesh):
             self.step = steps.build(experiment, self.mesh)
         sharding.check_replicated(self.step.state.items(), self.mesh)
-        self.item = session.sampled_item(experiment, session.generator_player(experiment)) if experiment.sampler else None
+        self.item = session.sampled_item(experiment, steps.generator_player(experiment)) if experiment.sampler else None
         # Opened now: that there is nothing to draw should not come out after hours of training.
         self.shown = samples.wanted(experiment, samples.GRID, None) if self.item else None
         if self.item and experiment.evaluation:

@@ -22,14 +22,16 @@ def search(
     found: Overflow,
     compiled: Callable[[Any], dict[str, Any] | Overflow],
     say: Callable[[str], None],
+    what: str = "training",
 ) -> tuple[dict[str, Any] | Overflow, dict[str, str]]:
     """The first of the candidates that fits: its figures and its changes by option; the least overflow and {} where none does.
 
     Args:
       found: how the experiment itself does not fit. compiled: compiles a candidate. say: told of each attempt.
+      what: is compiled, a name of `CANDIDATES`.
     """
     least = found
-    for changes in candidates(experiment, target):
+    for changes in CANDIDATES[what](experiment, target):
         tree = experiment
         try:
             for option, value in changes.items():
@@ -48,24 +50,48 @@ def search(
     return least, {}
 
 
-def candidates(experiment: Any, target: Target) -> Iterator[dict[str, str]]:
-    """Changes by option, from those that cost least: what is kept of activations, what of the state is shared out, then parts of
-    a batch, with the sparest of the others."""
+def training_candidates(experiment: Any, target: Target) -> Iterator[dict[str, str]]:
+    """Changes of a train step by option, from those that cost least.
+
+    First what is kept of activations, then what of the state is shared out, then parts of a batch with the sparest of the others.
+    """
     current = getattr(experiment.model, "remat", None)
     spare = [policy for policy in REMAT if current in REMAT and REMAT.index(policy) > REMAT.index(current)]
     for policy in spare:
         yield {"model.remat": policy}
     base = {"model.remat": spare[-1]} if spare else {}
-    sizes = experiment.mesh.resolve(target.chips)
-    if sizes["data"] > 1:
-        sizes = sizes | {"fsdp": sizes["fsdp"] * sizes["data"], "data": 1}
-        shared = {f"mesh.{axis}": str(size) for axis, size in sizes.items()}
+    if shared := _shared(experiment, target):
         yield shared
         base |= shared
         if spare:
             yield base
+    sizes = experiment.mesh.resolve(target.chips)
     rows = experiment.data.batch_size // (sizes["slice"] * sizes["data"] * sizes["fsdp"])
     parts = 2 * experiment.training.microbatches
     while parts <= rows:
         yield base | {"training.microbatches": str(parts)}
         parts *= 2
+
+
+def sampling_candidates(experiment: Any, target: Target) -> Iterator[dict[str, str]]:
+    """Changes of the drawing of pictures by option: parameters shared out, then fewer pictures at once."""
+    base = _shared(experiment, target)
+    if base:
+        yield base
+    images = experiment.sampler.images_per_device // 2
+    while images:
+        yield base | {"sampler.images_per_device": str(images)}
+        images //= 2
+
+
+def _shared(experiment: Any, target: Target) -> dict[str, str]:
+    """Sizes of the mesh that share out what the axis `data` holds several times; {} where it holds nothing so."""
+    sizes = experiment.mesh.resolve(target.chips)
+    if sizes["data"] == 1:
+        return {}
+    sizes = sizes | {"fsdp": sizes["fsdp"] * sizes["data"], "data": 1}
+    return {f"mesh.{axis}": str(size) for axis, size in sizes.items()}
+
+
+CANDIDATES = {"training": training_candidates, "sampling": sampling_candidates}
+"""Where to look, by what is compiled."""

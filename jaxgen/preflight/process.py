@@ -27,13 +27,14 @@ class CompilerFailed(RuntimeError):
 
 
 def figures(
-    experiment: Any, target: Target, trust: tuple[str, ...] = (), keep: str | None = None
+    experiment: Any, target: Target, trust: tuple[str, ...] = (), keep: str | None = None, what: str = "training"
 ) -> dict[str, Any] | overflow.Overflow:
-    """Figures of the experiment's step on the target (`jaxgen.preflight.program.figures`), or how it does not fit.
+    """Figures of the experiment on the target (`jaxgen.preflight.program.figures`), or how it does not fit.
 
     Args:
       trust: packages besides jaxgen whose classes the experiment names.
       keep: a file for the optimized program.
+      what: "training" for its train step, "sampling" for what draws pictures.
 
     Raises:
       BadInput: what the experiment asks for is not possible on the target.
@@ -45,6 +46,7 @@ def figures(
         "slice": str(target.slice),
         "slices": target.count,
         "keep": keep,
+        "what": what,
     }
     with tempfile.TemporaryDirectory(prefix="jaxgen-preflight-") as folder:
         bundles, answer = pathlib.Path(folder) / "bundles", pathlib.Path(folder) / "answer.json"
@@ -78,7 +80,7 @@ def main(answer: str, bundles: str) -> None:
         experiment = experiments.rebuild(job["experiment"], job["trust"])
         target = Target(slices.parse(job["slice"]), job["slices"])
         keep = pathlib.Path(job["keep"]) if job["keep"] else None
-        found = {"figures": program.figures(experiment, target, pathlib.Path(bundles), keep)}
+        found = {"figures": program.figures(experiment, target, pathlib.Path(bundles), keep, job["what"])}
     except types.BadInput as complaint:
         found = {"bad_input": [complaint.option, complaint.found, complaint.needed]}
     except program.DoesNotFit as failure:

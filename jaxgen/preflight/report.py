@@ -8,6 +8,8 @@ from jaxgen.preflight.overflow import Overflow
 
 GIB = 2**30
 _NAMED = 3
+CALLS = {"training": "step", "sampling": "draw"}
+"""What one call of a program is called, by program (`jaxgen.preflight.program.COMPILE`)."""
 
 
 def derived(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def derived(figures: dict[str, Any], price: float | None) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """The derived figures for people."""
     memory, seconds = figures["memory"], figures["seconds"]
+    call = CALLS[figures["program"]]
     several = f"{figures['slices']} × " if figures["slices"] > 1 else ""
     mesh = " × ".join(f"{name}={size}" for name, size in figures["mesh"].items() if size > 1) or "one device"
     rows = [
@@ -43,17 +46,17 @@ def table(figures: dict[str, Any]) -> str:
         (
             "memory per chip",
             f"peak {_gib(memory['peak'])} of {_gib(memory['usable'])} usable GiB: headroom {figures['headroom']:.1%};"
-            f" training state {_gib(memory['state'])} GiB",
+            f" kept from {call} to {call}: {_gib(memory['state'])} GiB",
         ),
         *(("  largest" if not place else "", _array(entry)) for place, entry in enumerate(memory["largest"])),
         ("replicated", _replicated(figures["replicated"])),
         (
-            "FLOPs of a step",
+            f"FLOPs of a {call}",
             f"model {figures['model_tflop']:,.1f} TFLOP, compiled {figures['compiled_tflop']:,.1f}"
             f" (rematerialization and padding {figures['remat_overhead']:+.1%})",
         ),
         (
-            "time of a step",
+            f"time of a {call}",
             f"{_range(figures['step_seconds'], 1e3)} ms [communication hidden, as compiled], of which",
         ),
         ("  matmul", f"{seconds['matmul'] * 1e3:,.1f} ms: cycles of the compiler's model"),
@@ -65,8 +68,8 @@ def table(figures: dict[str, Any]) -> str:
             f" ({figures['hidden_collective_seconds'] * 1e3:,.1f} ms more are hidden)",
         ),
         ("MFU", f"{_range(figures['mfu'], 100)} % of {figures['peak_tflop_per_second']:,.0f} TFLOP/s"),
-        ("images per second", f"{_range(figures['images_per_second_per_chip'], 1)} per chip, batch {figures['batch_size']:,}"),
-        ("the recipe", _recipe(figures)),
+        ("images per second", f"{_range(figures['images_per_second_per_chip'], 1)} per chip, {figures['batch_size']:,} a {call}"),
+        ("in all", _recipe(figures, call)),
         ("compiled in", f"{figures['compile_seconds']:.0f} s"),
     ]
     rows += [("NOT COUNTED", text) for text in figures["unknown"]]
@@ -100,6 +103,6 @@ def _replicated(replicated: dict[str, Any]) -> str:
     return f"{total}; {large}" if large else f"{total}, no array above {replicated['threshold'] / 2**20:g} MiB"
 
 
-def _recipe(figures: dict[str, Any]) -> str:
-    text = f"{figures['steps']:,} steps: {_range(figures['chip_hours'], 1)} chip-hours"
+def _recipe(figures: dict[str, Any], call: str) -> str:
+    text = f"{figures['steps']:,} {call}s: {_range(figures['chip_hours'], 1)} chip-hours"
     return text if figures["price"] is None else f"{text}, {_range(figures['price'], 1)} in money"

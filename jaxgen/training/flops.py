@@ -6,6 +6,7 @@ Rematerialization is not counted, and loops count as often as they run, so the f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,11 +57,15 @@ def per_example(experiment: Any, step: steps.Step) -> float:
             batch |= {n: jnp.zeros((size, *f.shape), f.dtype) for n, f in getattr(objective, "host_features", dict)().items()}
             return objective.loss(name, state.params[name], views, batch, key, state.step, state.memory)[0]
 
-        # Outside of any mesh: within one, attention is the kernel of a platform, written down for what one device holds.
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            jaxpr = jax.make_jaxpr(forward)(step.state, step.frozen, step.batch)
-        total += 3 * matmul_flops(jaxpr.jaxpr) / player.every
+        total += 3 * of(forward, step.state, step.frozen, step.batch) / player.every
     return total / size
+
+
+def of(function: Callable[..., Any], *arguments: Any) -> int:
+    """FLOPs (`matmul_flops`) of a function at abstract arguments, on all devices together."""
+    # Outside of any mesh: within one, attention is the kernel of a platform, written down for what one device holds.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return matmul_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:

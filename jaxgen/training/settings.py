@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from jaxgen import types
+
+_OPTION = re.compile(r"[A-Za-z]\w*=[^=\s]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Training:
       sample_every: steps between grids of samples; 0 draws one at the end only.
       microbatches: equal parts of a batch whose gradients are added up, weighted by their valid rows.
       ema: decays of the averaged parameters kept beside the newest ones; the first is what sampling uses.
+      tpu_options: options of the TPU compiler for the train step alone, each `name=value` without dashes; other platforms pass
+        over them. What applies to every program of a process stays with the environment variable `LIBTPU_INIT_ARGS`.
     """
 
     steps: int = 1000
@@ -29,6 +34,7 @@ class Training:
     sample_every: int = 0
     microbatches: int = 1
     ema: tuple[float, ...] = (0.999,)
+    tpu_options: tuple[str, ...] = ()
 
     def validate(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep", "microbatches"):
@@ -39,6 +45,13 @@ class Training:
         for decay in self.ema:
             if not 0 < decay < 1:
                 raise types.BadInput("ema", self.ema, "decays in (0, 1)")
+        for option in self.tpu_options:
+            if not _OPTION.fullmatch(option):
+                raise types.BadInput("tpu_options", option, "name=value, for example xla_tpu_scoped_vmem_limit_kib=65536")
+
+    def compiler_options(self, platform: str) -> dict[str, str]:
+        """What `jax.jit` is to hand the compiler of a platform ("cpu", "gpu", "tpu") for the train step."""
+        return dict(option.split("=", 1) for option in self.tpu_options) if platform == "tpu" else {}
 
     def check(self, experiment: Any) -> None:
         size = experiment.data.batch_size

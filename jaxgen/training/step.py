@@ -202,7 +202,8 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
             return update(state, frozen, prepare(state, frozen, batch))
     else:
         train_step = update
-    program = jax.jit(train_step, donate_argnums=0, out_shardings=(state_layout, everywhere))
+    options = experiment.training.compiler_options(mesh.devices.flat[0].platform)
+    program = jax.jit(train_step, donate_argnums=0, out_shardings=(state_layout, everywhere), compiler_options=options or None)
     return Step(
         mesh=mesh,
         boxed=boxed,
@@ -222,6 +223,18 @@ def modules(experiment: Any) -> dict[str, Any]:
     objective = experiment.objective
     found = {network.name: network.module for network in (*objective.players(experiment), *objective.frozen(experiment))}
     return found | {"autoencoder": experiment.autoencoder}
+
+
+def generator_player(experiment: Any) -> str:
+    """Name of the player that is the experiment's model.
+
+    Raises:
+      BadInput: the objective trains no such player.
+    """
+    for player in experiment.objective.players(experiment):
+        if player.module == experiment.model:
+            return player.name
+    raise types.BadInput("objective", type(experiment.objective).__name__, "an objective that trains `model`, to draw samples")
 
 
 def on_host(host: Callable, batch: types.Batch) -> types.Batch:

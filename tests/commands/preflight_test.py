@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from jaxgen import cli
+from jaxgen import experiment as experiments
 from jaxgen.preflight import overflow, process, target
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -14,10 +15,11 @@ TINY = str(ROOT / "configs" / "quickstart.py:tiny")
 ON = ["--slice", "v5e:2x2"]
 
 
-def figures(experiment, wanted):
+def figures(experiment, wanted, what):
     """A step of 2 to 2.5 seconds, 1 TFLOP an image of the model and 1.5 compiled, half of the memory in use."""
     size = experiment.data.batch_size
     return {
+        "program": what,
         "slice": str(wanted.slice),
         "slices": wanted.count,
         "chips": wanted.chips,
@@ -54,10 +56,10 @@ def compiler(monkeypatch):
         fits = staticmethod(lambda experiment: True)
         asked = []
 
-    def pretended(experiment, wanted, trust=(), keep=None):
+    def pretended(experiment, wanted, trust=(), keep=None, what="training"):
         Compiler.asked.append(experiment)
         if Compiler.fits(experiment):
-            return figures(experiment, wanted)
+            return figures(experiment, wanted, what)
         return overflow.Overflow(20 * 2**30, 15.75 * 2**30, "RESOURCE_EXHAUSTED: …")
 
     Compiler.asked = []
@@ -78,6 +80,8 @@ def compiler(monkeypatch):
         ([*ON, "--price", "-1"], "--price: found -1.0, needed a positive number"),
         ([*ON, "--hlo", "/nowhere/x"], "--hlo: found '/nowhere/x', needed a file in a folder that exists"),
         ([*ON, "--set", "mesh.dat=3"], "mesh.dat: found '3', needed"),
+        ([*ON, "--set", "training.tpu_options=--xla_x=1"], "training.tpu_options: found '--xla_x=1', needed name=value"),
+        ([*ON, "--set", "sampler=None", "--sample"], "sampler: found None, needed a sampler, to draw with"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_compiles(compiler, capsys, words, said):
@@ -107,6 +111,13 @@ def test_the_table_and_the_json_say_what_follows_from_the_program(compiler, caps
     shown = capsys.readouterr().out
     for text in ("1,234,567", "headroom 50.0%", "2,000.0–2,500.0 ms", "params.model.table (2.0 MiB)", "time of the kernel x"):
         assert text in shown
+
+
+def test_a_draw_is_reported_as_such(compiler, capsys, tmp_path):
+    assert cli.main(["preflight", TINY, *ON, "--sample", "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["program"] == "sampling"
+    shown = capsys.readouterr().out
+    assert "time of a draw" in shown and "step" not in shown
 
 
 def test_what_does_not_fit_names_the_overflow_and_ends_with_1(compiler, capsys, tmp_path):
@@ -139,6 +150,20 @@ def test_the_large_recipes_are_for_the_slices_that_they_name(compiler, recipe, s
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU's compiler: pip install 'jaxgen[tpu]'")
 class TestWithTheRealCompiler:
     SMALL = [*ON, "--set", "precision.compute=bfloat16"]
+
+    def test_an_unknown_option_of_the_compiler_is_refused_by_name(self, capsys):
+        assert cli.main(["preflight", TINY, *self.SMALL, "--set", "training.tpu_options=xla_tpu_no_such=1"]) == 2
+        assert "training.tpu_options: found 'xla_tpu_no_such'" in capsys.readouterr().err
+
+    def test_the_drawing_of_pictures_fits(self, tmp_path):
+        answer = tmp_path / "x.json"
+        assert cli.main(["preflight", TINY, *self.SMALL, "--sample", "--json", str(answer)]) == 0
+        found = json.loads(answer.read_text())
+        experiment, _ = experiments.load(TINY)
+        # Nothing is rematerialized, so that only padding stands between the two.
+        assert found["batch_size"] == 4 * experiment.sampler.images_per_device
+        assert found["compiled_tflop"] >= 0.95 * found["model_tflop"] > 0
+        assert found["unknown"] == [] and 0 < found["step_seconds"][0]
 
     def test_a_small_recipe_fits(self, tmp_path):
         answer, program = tmp_path / "x.json", tmp_path / "x.hlo"

@@ -29,11 +29,13 @@ def compiled(name, slice_name, folder):
 
 
 @pytest.mark.parametrize("generation, within", [("v4", 0.15), ("v5e", 0.15), ("v5p", 0.15), ("v6e", 0.35)])
-def test_a_large_product_takes_about_the_time_of_the_peak(generation, within, tmp_path):
+def test_a_large_product_runs_at_about_the_peak(generation, within, tmp_path):
     shape = "2x2" if generation in ("v5e", "v6e") else "2x2x1"
     found = compiled("matmul", f"{generation}:{shape}", tmp_path)
     assert found["flops"] == 2 * 8192**3
-    assert found["seconds"]["matmul"] == pytest.approx(2 * 8192**3 / chips.CHIPS[generation].flops, rel=within)
+    reached = 2 * 8192**3 / found["seconds"]["matmul"] / chips.CHIPS[generation].flops
+    print(f"{generation}: {reached:.3f} of the peak")
+    assert 1 - within <= reached <= 1
 
 
 # What a loop alone moves: a layer's weights out of their stack, and the room, cleared, for what it stacks.

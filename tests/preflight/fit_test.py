@@ -12,7 +12,7 @@ TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
 SLICE = target.Target(slices.parse("v5e:2x2"))
 
 
-def search(fits, **sizes):
+def search(fits, what="training", **sizes):
     experiment, _ = experiments.load(TINY)
     experiment = dataclasses.replace(experiment, mesh=meshes.MeshShape(**sizes or {"data": 4}))
     tried = []
@@ -22,7 +22,7 @@ def search(fits, **sizes):
         return {"tree": tree} if fits(tree) else overflow.Overflow(20.0 - len(tried), 16.0, "too much")
 
     said = []
-    found, changes = fit.search(experiment, SLICE, overflow.Overflow(20.0, 16.0, "too much"), compiled, said.append)
+    found, changes = fit.search(experiment, SLICE, overflow.Overflow(20.0, 16.0, "too much"), compiled, said.append, what)
     assert len(said) == len(tried)
     return found, changes, tried
 
@@ -42,6 +42,17 @@ def test_then_the_batch_is_cut_with_all_the_others():
     found, changes, _ = search(lambda tree: tree.training.microbatches == 4)
     assert changes["training.microbatches"] == "4" and changes["model.remat"] == "full" and changes["mesh.fsdp"] == "4"
     assert found["tree"].training.microbatches == 4
+
+
+def test_a_draw_is_spread_over_all_chips_and_then_made_smaller():
+    _, changes, tried = search(lambda tree: tree.sampler.images_per_device <= 2, what="sampling")
+    assert changes["mesh.fsdp"] == "4" and changes["sampler.images_per_device"] == "2"
+    assert [tree.sampler.images_per_device for tree in tried] == [8, 4, 2]
+
+
+def test_a_draw_of_one_picture_a_chip_is_the_smallest():
+    found, changes, tried = search(lambda tree: False, what="sampling", fsdp=4)
+    assert changes == {} and tried[-1].sampler.images_per_device == 1 and len(tried) == 3
 
 
 def test_where_nothing_fits_the_least_overflow_is_told():

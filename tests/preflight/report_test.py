@@ -20,6 +20,7 @@ MIB = 2**20
 def test_of_many_replicated_arrays_the_first_three_are_named(count, said):
     large = {f"a{number}": 2 * MIB for number in range(count)}
     figures = {
+        "program": "training",
         "slices": 1,
         "slice": "v5e:2x2",
         "chips": 4,

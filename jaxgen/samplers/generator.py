@@ -21,6 +21,10 @@ class Generator:
     """Draws picture i from caption i. Picture i is the same whatever else is drawn and on however many devices.
 
     A device always computes `sampler.images_per_device` pictures at once: shapes, and so the order of summation, never change.
+
+    Attributes:
+      rows: pictures drawn at once, on all devices.
+      draw: jitted (params, batch, indices), of `rows` rows each -> (pictures uint8, which were finite).
     """
 
     def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int) -> None:
@@ -47,7 +51,7 @@ class Generator:
 
         self._layout = sharding.batch_sharding(mesh)
         # Whole on every device, so that every host can fetch them.
-        self._draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
+        self.draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
         self._mesh, self._streams = mesh, model.streams
         self.rows = sampler.images_per_device * meshes.batch_shards(mesh)
 
@@ -66,9 +70,20 @@ class Generator:
             count = len(indices[part])
             with jax.set_mesh(self._mesh):
                 batch = {name: self._place(values[part]) for name, values in conditions.items()}
-                drawn = self._draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
+                drawn = self.draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
             images, finite = jax.device_get(drawn)
             yield images[:count], finite[:count]
+
+    def abstract(self, params: types.PyTree, features: dict[str, Any]) -> tuple[types.PyTree, types.Batch, jax.ShapeDtypeStruct]:
+        """Arguments of `draw` without values, to compile it ahead of time.
+
+        Args:
+          params: abstract parameters of the generator, with shardings.
+          features: shape and dtype of a row by field name (`Data.features`).
+        """
+        shapes = {name: (feature.shape, feature.dtype) for name, feature in self.conditions(features).items()}
+        batch = {n: jax.ShapeDtypeStruct((self.rows, *shape), dtype, sharding=self._layout) for n, (shape, dtype) in shapes.items()}
+        return params, batch, jax.ShapeDtypeStruct((self.rows,), np.int32, sharding=self._layout)
 
     def conditions(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The fields of rows that the model is conditioned on."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxgen import experiment as experiments
-from jaxgen.evaluation.generate import Generator
 from jaxgen.models import interface
 from jaxgen.parallel import mesh as meshes
+from jaxgen.samplers.generator import Generator
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
 
