@@ -23,7 +23,7 @@ from jaxgen.mup import Scaling
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.training.optimizer import AdamW
-from jaxgen.training.settings import Training
+from jaxgen.training.settings import OVERLAPPED_COLLECTIVES, Training
 
 
 def get_config() -> Experiment:
@@ -51,7 +51,13 @@ def get_config() -> Experiment:
         ),
         precision=Precision(compute="bfloat16"),
         optimizer=AdamW(learning_rate=1e-5, warmup_steps=100),
-        training=Training(steps=10_000, log_every=10, checkpoint_every=500, ema=()),
+        training=Training(
+            steps=10_000,
+            log_every=10,
+            checkpoint_every=500,
+            ema=(),
+            tpu_options=(*OVERLAPPED_COLLECTIVES, "xla_tpu_scoped_vmem_limit_kib=65536"),
+        ),
         sampler=None,
         mesh=MeshShape(data=1, fsdp=4),
     )

@@ -8,6 +8,16 @@ from typing import Any
 
 from jaxgen import types
 
+OVERLAPPED_COLLECTIVES = (
+    "xla_tpu_enable_latency_hiding_scheduler=true",
+    "xla_enable_async_all_gather=true",
+    "xla_tpu_enable_async_collective_fusion=true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "xla_tpu_overlap_compute_collective_tc=true",
+)
+"""`Training.tpu_options` under which parameters are gathered beside products (v5p and v6e)."""
+
 _OPTION = re.compile(r"[A-Za-z]\w*=[^=\s]+")
 
 
