@@ -7,9 +7,9 @@ the way; in a tile, keys run down and queries across, so that what there is one 
 The mask reaches the kernel as a few integers per query and per key, and as one number per pair of tiles (`attention_tile_mask`).
 The backward pass makes the gradients of queries, keys and values in one sweep with five matrix products. The gradient of one head's
 queries is gathered in vector memory, so heads and examples are independent and both TensorCores of a v4 or v5p chip work (the
-kernels that come with JAX and with tokamax 0.0.12 mark every axis of their backward grid as sequential, which uses one). For 24 heads
-of 128 and 4608 tokens without a mask, the bundles scheduled for a v5p take 0.63 ms forward and 1.57 ms backward; tokamax's, at the
-best of three sizes of tiles, 0.79 and 3.02.
+kernels that come with JAX and with tokamax 0.0.12 mark every axis of their backward grid as sequential, which uses one). For 24
+heads of 128 and 4608 tokens without a mask, the bundles scheduled for a v5p take 0.63 ms forward and 1.57 ms backward; those of
+tokamax, at the best of three sizes of tiles, 0.79 and 3.02.
 """
 
 from __future__ import annotations
