@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from jaxgen import types
 from jaxgen.nn.context_parallel import METHODS
+from jaxgen.nn.embeddings import Table
 from jaxgen.nn.mlp import ACTIVATIONS
+from jaxgen.nn.modulation import segment_mean
 from jaxgen.nn.patches import joined, patches
 from jaxgen.nn.stack import REMAT
 
@@ -60,6 +62,21 @@ def present(stream: types.Condition) -> jax.Array:
 def null(streams: dict[str, types.Condition]) -> dict[str, types.Condition]:
     """The same streams with every entry absent."""
     return {name: stream.replace(segments=jnp.zeros_like(stream.segments)) for name, stream in streams.items()}
+
+
+def label_vectors(table: Table, stream: types.Condition, owners: jax.Array) -> jax.Array:
+    """Vectors of the labels of each segment: their mean, or the last row of the table where a segment has none.
+
+    Args:
+      table: of one row a label, and one more for the null label.
+      stream: integer labels [B, S].
+      owners: [B, M], the segments that ask.
+
+    Returns:
+      [B, M, D] float32.
+    """
+    mean, there = segment_mean(table(present(stream)), stream.segments, owners)
+    return jnp.where(there[..., None], mean, table(jnp.full_like(owners, table.rows - 1)))
 
 
 def velocity(

@@ -13,21 +13,25 @@ from jaxgen.parallel.sharding import constrain
 
 
 class Convolution(nn.Module):
-    """Convolution of 3 × 3 tokens with zeros around the grid; without a bias.
+    """Convolution of 3 × 3 tokens with zeros around the grid.
 
     Attributes:
       width: channels, in and out.
       scale: μP multipliers of the model.
+      axes: names of the channels, in and out; others than these where they do not grow with the model's width.
+      bias: adds a bias, zero at the start.
     """
 
     width: int
     scale: mup.Scale
+    axes: tuple[str, str] = ("embed", "embed_out")
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """[B, rows·columns, C] in row-major order on a grid of (rows, columns) to the same shape, in the dtype of `x`."""
-        inputs = (("neighbour", 9), ("embed", self.width))
-        kernel = mup.param(self, "kernel", inputs=inputs, outputs=(("embed_out", self.width),), kind="dense")
+        inputs, outputs = (("neighbour", 9), (self.axes[0], self.width)), ((self.axes[1], self.width),)
+        kernel = mup.param(self, "kernel", inputs=inputs, outputs=outputs, kind="dense")
         y = jax.lax.conv_general_dilated(
             x.reshape(x.shape[0], *grid, self.width),
             kernel.reshape(3, 3, self.width, self.width).astype(x.dtype),
@@ -36,6 +40,8 @@ class Convolution(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=precision(x),
         )
+        if self.bias:
+            y = y + mup.param(self, "bias", outputs=outputs, kind="bias").astype(x.dtype)
         return y.reshape(x.shape)
 
 

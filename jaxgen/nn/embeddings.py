@@ -30,16 +30,21 @@ def position_sinusoid(positions: jax.Array, width: int) -> jax.Array:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoid of 1000·t, then a two-layer SiLU network (Peebles and Xie, arXiv 2212.09748); float32 throughout."""
+    """Sinusoid of factor·t, then a two-layer SiLU network (Peebles and Xie, arXiv 2212.09748); float32 throughout.
+
+    Attributes:
+      factor: what t is multiplied by, 1000 where the slowest and the fastest sinusoid are to turn as over 1000 discrete steps.
+    """
 
     width: int
     scale: mup.Scale
+    factor: float = 1000.0
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         """t [...] in [0, 1] to [..., D]."""
         hidden = Linear((("features", TIME_FEATURES),), (("embed_out", self.width),), self.scale, name="in")(
-            sinusoid(1000.0 * t, TIME_FEATURES)
+            sinusoid(self.factor * t, TIME_FEATURES)
         )
         return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(hidden))
 

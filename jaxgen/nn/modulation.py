@@ -55,6 +55,28 @@ class Modulation(nn.Module):
         return tuple(vectors[:, :, i] for i in range(self.count))
 
 
+class ModulationTable(nn.Module):
+    """adaLN-single: what a layer of its own adds to modulation that all layers share (Chen et al., arXiv 2310.00426, §2.3).
+
+    Attributes:
+      count: number of vectors.
+      std: initial standard deviation of the table, the same at every width.
+    """
+
+    count: int
+    width: int
+    scale: mup.Scale
+    std: float = 0.02
+
+    @nn.compact
+    def __call__(self, shared: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """`count` arrays [B, M, D] to as many."""
+        outputs = (("embed_out", self.width),)
+        inputs = (("modulation", self.count),)
+        table = mup.param(self, "table", inputs=inputs, outputs=outputs, kind="embedding", std=self.std)
+        return tuple(vector + table[i].astype(vector.dtype) for i, vector in enumerate(shared))
+
+
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """LayerNorm without gain or bias, then scale and shift; x [B, L, D], the others [B, 1 or L, D]."""
     return norms.layer_norm(x) * (1 + scale) + shift

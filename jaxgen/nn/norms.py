@@ -16,6 +16,27 @@ def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     return (centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """LayerNorm over the model's width with a gain and a bias (Ba et al., arXiv 1607.06450).
+
+    Attributes:
+      width: D, the size of the last axis.
+      scale: μP multipliers of the model.
+    """
+
+    width: int
+    scale: mup.Scale
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] to [..., D] in the dtype of `x`."""
+        axis = (("embed_out", self.width),)
+        gain = mup.param(self, "gain", outputs=axis, kind="gain")
+        bias = mup.param(self, "bias", outputs=axis, kind="bias")
+        return (layer_norm(x.astype(jnp.float32), self.epsilon) * gain + bias).astype(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """RMSNorm over the last axis with a gain (Zhang and Sennrich, arXiv 1910.07467).
 

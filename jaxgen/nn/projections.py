@@ -12,19 +12,24 @@ from jaxgen.parallel.sharding import constrain
 
 
 class QueryKeyValue(nn.Module):
-    """Query, key and value heads from one fused projection, optionally with QK-norm (arXiv 2302.05442) and RoPE, in that order."""
+    """Query, key and value heads from one fused projection, optionally with QK-norm (arXiv 2302.05442) and RoPE, in that order.
+
+    Attributes:
+      bias: adds biases, as published models have them. Without: a bias on keys shifts all products of a query alike, so its
+        gradient is rounding noise that Adam would amplify.
+    """
 
     width: int
     head_dim: int
     scale: mup.Scale
     qk_norm: bool = False
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, positions: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, L, D] and optional positions [B, L, axes] to three arrays [B, L, N, K]."""
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
-        # No bias: a bias on keys shifts all products of a query alike, so its gradient is rounding noise that Adam would amplify.
-        qkv = Linear((("embed", self.width),), (("qkv", 3), *heads), self.scale, bias=False, name="qkv")(x)
+        qkv = Linear((("embed", self.width),), (("qkv", 3), *heads), self.scale, bias=self.bias, name="qkv")(x)
         q, k, v = (constrain(qkv[:, :, i], "batch", "length", "activation_heads", None) for i in range(3))
         if self.qk_norm:
             q = norms.RMSNorm(heads[1], self.scale, name="query_norm")(q)
@@ -34,15 +39,43 @@ class QueryKeyValue(nn.Module):
         return q, k, v
 
 
-class FromHeads(nn.Module):
-    """Attention heads back to the model's width."""
+class CrossHeads(nn.Module):
+    """Query heads from one sequence, key and value heads from another.
+
+    Attributes:
+      bias: as of `QueryKeyValue`.
+    """
 
     width: int
     head_dim: int
     scale: mup.Scale
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, L, D] and y [B, S, D] to queries [B, L, N, K], keys and values [B, S, N, K]."""
+        heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
+        embed = (("embed", self.width),)
+        q = Linear(embed, heads, self.scale, bias=self.bias, name="query")(x)
+        both = Linear(embed, (("qkv", 2), *heads), self.scale, bias=self.bias, name="key_value")(y)
+        q, k, v = (constrain(one, "batch", "length", "activation_heads", None) for one in (q, both[:, :, 0], both[:, :, 1]))
+        return q, k, v
+
+
+class FromHeads(nn.Module):
+    """Attention heads back to the model's width.
+
+    Attributes:
+      std: see `mup.param`; 0 starts the kernel at zero.
+    """
+
+    width: int
+    head_dim: int
+    scale: mup.Scale
+    std: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, N, K] to [B, L, D]."""
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
-        return Linear(heads, (("embed_out", self.width),), self.scale, name="out")(x)
+        return Linear(heads, (("embed_out", self.width),), self.scale, std=self.std, name="out")(x)

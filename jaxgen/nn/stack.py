@@ -17,14 +17,15 @@ REMAT: dict[str, Callable | None] = {
 }
 
 
-def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int) -> type[nn.Module]:
+def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int, per_layer: int = 0) -> type[nn.Module]:
     """The block class repeated `depth` times in one `scan`, so that compile time does not grow with depth.
 
     Args:
-      block: its `__call__(carry, *broadcast) -> (carry, None)`.
+      block: its `__call__(carry, *per_layer, *broadcast) -> (carry, out)`; what it puts out is stacked over layers, or None.
       depth: number of repetitions; parameters gain a leading axis "layers" of this size.
       remat: a name in `REMAT`.
       broadcast: how many arguments every repetition gets unchanged.
+      per_layer: how many arguments before them have a leading axis of layers, of which each repetition gets its part.
     """
     policy = REMAT[remat]
     if policy is not None:
@@ -33,7 +34,7 @@ def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int) -> t
         block,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
-        in_axes=(nn.broadcast,) * broadcast,
+        in_axes=(0,) * per_layer + (nn.broadcast,) * broadcast,
         length=depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
