@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import numpy as np
 
@@ -49,8 +48,7 @@ def _network(model: DiT, grid: int, learn_variance: bool, published: int, revers
     heads = (width // model.head_dim, model.head_dim)
     scale = model.scaling.at(width)
     order = names.sinusoid_order(width)
-    # The published networks divide products by √K whatever the parametrization.
-    even = names.Times(np.array([1 / (scale.attention_scale(model.head_dim) * math.sqrt(model.head_dim)), 1, 1]).reshape(3, 1, 1))
+    even = names.fused_query(scale, model.head_dim)
     turn = (names.Rotate(_reversed(TIME_FEATURES).T),) if reverse else ()
     entries = [
         *names.patches("x_embedder.proj", "patches", model.patch, model.channels, width, order),

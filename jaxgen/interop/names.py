@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxgen import types
+from jaxgen import mup, types
 
 
 class Step(Protocol):
@@ -109,6 +109,7 @@ class Entry:
       target: path of the parameter here, separated by dots.
       steps: what turns one into the other.
       layer: which layer of a stacked parameter it is; None for others.
+      part: the axis and the index on it that this tensor fills of a parameter that holds several of them; None where it is whole.
     """
 
     source: str
@@ -116,6 +117,7 @@ class Entry:
     target: str
     steps: tuple[Step, ...] = ()
     layer: int | None = None
+    part: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,19 +155,20 @@ class Table:
             error = float(np.max(np.abs(checkpoint[name].astype(np.float64) - value)))
             if not error < 1e-4:
                 raise types.BadInput("checkpoint", f"{name} that differs by {error:.3g}", "the fixed values of this network")
-        found: dict[str, dict[int | None, np.ndarray]] = {}
+        found: dict[str, dict[int | None, dict[tuple[int, int] | None, np.ndarray]]] = {}
         for entry in self.entries:
             value = checkpoint[entry.source]
             for step in entry.steps:
                 value = step.into(value)
-            found.setdefault(entry.target, {})[entry.layer] = value
+            found.setdefault(entry.target, {}).setdefault(entry.layer, {})[entry.part] = value
         tree: dict = {}
-        for target, parts in found.items():
+        for target, layers in found.items():
             *path, leaf = target.split(".")
             node = tree
             for name in path:
                 node = node.setdefault(name, {})
-            node[leaf] = parts[None] if None in parts else np.stack([parts[i] for i in range(len(parts))])
+            whole = {layer: _whole(parts) for layer, parts in layers.items()}
+            node[leaf] = whole[None] if None in whole else np.stack([whole[i] for i in range(len(whole))])
         return tree
 
     def write(self, params: types.PyTree) -> dict[str, np.ndarray]:
@@ -175,11 +178,20 @@ class Table:
             value = params
             for name in entry.target.split("."):
                 value = value[name]
-            value = np.asarray(value) if entry.layer is None else np.asarray(value[entry.layer])
+            value = np.asarray(value if entry.layer is None else value[entry.layer])
+            if entry.part is not None:
+                value = np.take(value, entry.part[1], axis=entry.part[0])
             for step in reversed(entry.steps):
                 value = step.back(value)
             found[entry.source] = np.ascontiguousarray(value)
         return found | {name: np.array(value, np.float32) for name, value in self.fixed.items()}
+
+
+def _whole(parts: dict[tuple[int, int] | None, np.ndarray]) -> np.ndarray:
+    if None in parts:
+        return parts[None]
+    ((axis, _), *_) = parts
+    return np.stack([parts[axis, i] for i in range(len(parts))], axis=axis)
 
 
 def dense(
@@ -190,6 +202,7 @@ def dense(
     *,
     bias: bool = True,
     layer: int | None = None,
+    part: int | None = None,
     into: np.ndarray | None = None,
     out: np.ndarray | None = None,
     kernel_steps: Iterable[Step] = (),
@@ -199,21 +212,25 @@ def dense(
 
     Args:
       inputs, outputs: sizes of the axes here.
+      layer, part: as of `Entry`; the part is an index on an axis in front of the outputs.
       into, out: order (as of `Pick`) of the last input or output axis, where it differs.
       kernel_steps: of the kernel [inputs, outputs], last. both_steps: of arrays [..., outputs], before those.
     """
-    inputs, outputs = tuple(inputs), tuple(outputs)
-    flat_in, flat_out = math.prod(inputs), math.prod(outputs)
-    last = [] if out is None else [lambda rank: Pick(rank - 1, out, outputs[-1])]
-    both = tuple(both_steps)
+    inputs, outputs, both = tuple(inputs), tuple(outputs), tuple(both_steps)
+    flat_in, flat_out, rank = math.prod(inputs), math.prod(outputs), len(inputs)
     steps: list[Step] = [Turn((1, 0)), Shape((flat_in, flat_out), (*inputs, *outputs))]
     if into is not None:
-        steps.append(Pick(len(inputs) - 1, into, inputs[-1]))
-    steps += [pick(len(inputs) + len(outputs)) for pick in last]
-    found = [Entry(f"{source}.weight", (flat_out, flat_in), f"{target}.kernel", (*steps, *both, *kernel_steps), layer)]
+        steps.append(Pick(rank - 1, into, inputs[-1]))
+    if out is not None:
+        steps.append(Pick(rank + len(outputs) - 1, out, outputs[-1]))
+    at = lambda axis: None if part is None else (axis, part)
+    kernel = (*steps, *both, *kernel_steps)
+    found = [Entry(f"{source}.weight", (flat_out, flat_in), f"{target}.kernel", kernel, layer, at(rank))]
     if bias:
-        steps = [Shape((flat_out,), outputs), *(pick(len(outputs)) for pick in last)]
-        found.append(Entry(f"{source}.bias", (flat_out,), f"{target}.bias", (*steps, *both), layer))
+        steps = [Shape((flat_out,), outputs)]
+        if out is not None:
+            steps.append(Pick(len(outputs) - 1, out, outputs[-1]))
+        found.append(Entry(f"{source}.bias", (flat_out,), f"{target}.bias", (*steps, *both), layer, at(0)))
     return tuple(found)
 
 
@@ -227,6 +244,16 @@ def patches(source: str, target: str, patch: int, channels: int, width: int, out
         Entry(f"{source}.weight", (width, channels, patch, patch), f"{target}.kernel", steps),
         Entry(f"{source}.bias", (width,), f"{target}.bias", last),
     )
+
+
+def query_factor(scale: mup.Scale, head_dim: int) -> float:
+    """What published queries are multiplied by: their products are divided by √K, whatever the parametrization here."""
+    return 1 / (scale.attention_scale(head_dim) * math.sqrt(head_dim))
+
+
+def fused_query(scale: mup.Scale, head_dim: int) -> Times:
+    """`query_factor` for arrays [..., 3, N, K] of queries, keys and values."""
+    return Times(np.array([query_factor(scale, head_dim), 1.0, 1.0]).reshape(3, 1, 1))
 
 
 def sinusoid_order(width: int) -> np.ndarray:
