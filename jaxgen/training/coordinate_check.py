@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import experiment as experiments
-from jaxgen import types
+from jaxgen import mup, types
 from jaxgen.parallel import keys
 from jaxgen.training import loop
 from jaxgen.training import step as steps
@@ -67,7 +67,7 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
     """
     objective = experiment.objective
     modules = steps.modules(experiment)
-    depth = getattr(modules[player], "depth", 0)
+    stacks = _stacks(next(p for p in objective.players(experiment) if p.name == player))
 
     def run(state: Any, frozen: types.PyTree, batch: types.Batch) -> dict[str, jax.Array]:
         probe = Probe(modules[player])
@@ -78,13 +78,21 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
         objective.loss(player, state.params[player], views, prepared, key, state.step, state.memory)
         found = {}
         for name, value in probe.found.items():
-            if name.startswith("blocks.") and value.shape[0] == depth:
-                found |= {f"{name}[{i}]": value[i] for i in range(depth)}
+            layers = stacks.get(name.split(".")[0])
+            if layers is not None:
+                found |= {f"{name}[{i}]": value[i] for i in range(layers)}
             else:
                 found[name] = value
         return found
 
     return jax.jit(run)
+
+
+def _stacks(player: types.Player) -> dict[str, int]:
+    """Number of layers of each scanned module of a player, by name."""
+    boxed = jax.eval_shape(lambda: player.module.init(jax.random.key(0), *player.inputs())["params"])
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)
+    return {path[0].key: leaf.value.shape[0] for path, leaf in leaves if leaf.names[0] == "layers"}
 
 
 def sizes(
