@@ -2,10 +2,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import types
+from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
+from jaxgen.models.pixart import PixArt
+from jaxgen.models.uvit import UViT
+from jaxgen.nn.embeddings import Table
 
 DRAWS = np.random.default_rng(0)
 
@@ -49,6 +52,15 @@ def test_fields_become_streams_and_masks_their_absence():
     np.testing.assert_array_equal(found["text"].segments, [[1, 1, 0], [1, 0, 0]])
 
 
+def test_labels_are_averaged_by_segment_and_the_last_row_stands_for_none():
+    rows = jnp.asarray(DRAWS.normal(size=(4, 8)), jnp.float32)
+    table = Table("vocabulary", 4, 8, mup.Scaling(base_width=8).at(8)).bind({"params": {"table": rows}})
+    stream = types.Condition(jnp.asarray([[0, 2, 1], [2, 9, 0]]), jnp.asarray([[1, 1, 2], [1, 0, 0]]))
+    found = interface.label_vectors(table, stream, jnp.asarray([[1, 2, 3], [1, 2, 0]]))
+    expected = [[(rows[0] + rows[2]) / 2, rows[1], rows[3]], [rows[2], rows[3], rows[3]]]
+    np.testing.assert_allclose(found, np.stack([np.stack(row) for row in expected]), atol=1e-6)
+
+
 def test_a_null_stream_has_no_entry_and_dropping_makes_just_those_examples_null():
     streams = {"text": types.Condition(jnp.ones((2, 3), int), jnp.asarray([[1, 1, 0], [1, 2, 2]]))}
     np.testing.assert_array_equal(interface.null(streams)["text"].segments, np.zeros((2, 3)))
@@ -56,7 +68,7 @@ def test_a_null_stream_has_no_entry_and_dropping_makes_just_those_examples_null(
     np.testing.assert_array_equal(dropped.segments, [[0, 0, 0], [1, 2, 2]])
 
 
-@pytest.mark.parametrize("model", [DiT, MMDiT])
+@pytest.mark.parametrize("model", [DiT, MMDiT, PixArt, UViT])
 @pytest.mark.parametrize(
     "options, option",
     [

@@ -11,6 +11,8 @@ import pytest
 from jaxgen import mup, types
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
+from jaxgen.models.pixart import PixArt
+from jaxgen.models.uvit import UViT
 
 SCALING = mup.Scaling(base_width=8)
 MODELS = {
@@ -20,7 +22,12 @@ MODELS = {
         width=16, depth=1, single_depth=2, head_dim=8, vocabulary=11, text_length=5, guidance=2.0, scaling=SCALING
     ),
     "mmdit_features": MMDiT(width=16, depth=2, head_dim=8, vocabulary=0, text_features=3, text_length=5, scaling=SCALING),
+    "uvit": UViT(width=16, depth=2, head_dim=8, grid=(4, 3), classes=9, convolution=False, scaling=SCALING),
+    "uvit_time": UViT(width=16, depth=2, head_dim=8, grid=(4, 3), classes=9, convolution=False, time_network=True, scaling=SCALING),
+    "pixart": PixArt(width=16, depth=2, head_dim=8, text_features=3, text_length=5, scaling=SCALING),
 }
+LABELS = tuple(name for name, model in MODELS.items() if "label" in model.streams)
+IDS = tuple(name for name, model in MODELS.items() if getattr(model, "vocabulary", 0))
 
 
 @dataclasses.dataclass
@@ -45,20 +52,30 @@ class Row:
 
 def example(name, seed, length, entries):
     draws = np.random.default_rng(seed)
-    condition = {
-        "dit": lambda: draws.integers(0, 9, entries).astype(np.int32),
-        "mmdit": lambda: draws.integers(0, 11, entries).astype(np.int32),
-        "mmdit_single": lambda: draws.integers(0, 11, entries).astype(np.int32),
-        "mmdit_features": lambda: draws.normal(size=(entries, 3)).astype(np.float32),
-    }[name]()
+    if name in LABELS:
+        condition = draws.integers(0, 9, entries).astype(np.int32)
+    elif name in IDS:
+        condition = draws.integers(0, 11, entries).astype(np.int32)
+    else:
+        condition = draws.normal(size=(entries, 3)).astype(np.float32)
     return Row(
         values=draws.normal(size=(length, 4)).astype(np.float32),
-        positions=draws.normal(size=(length, 2)).astype(np.float32),
+        positions=places(name, draws, length),
         segments=np.ones(length, np.int32),
         t=np.full(length, draws.uniform(), np.float32),
         condition=condition,
         owners=np.ones(entries, np.int32),
     )
+
+
+def places(name, draws, length):
+    """Coordinates of tokens; on the grid of a model that has a table of places."""
+    positions = draws.normal(size=(length, 2)).astype(np.float32)
+    if hasattr(MODELS[name], "grid"):
+        rows, columns = MODELS[name].grid
+        cells = draws.permutation(rows * columns)[:length]
+        positions = np.stack([cells // columns - rows / 2, cells % columns - columns / 2], axis=-1).astype(np.float32)
+    return positions
 
 
 def padding(name, length, entries):
@@ -86,7 +103,7 @@ def arguments(name, row, t=None, compute=jnp.float32):
     stream = types.Condition(jnp.asarray(row.condition)[None], jnp.asarray(row.owners)[None])
     tokens = types.Tokens(*(jnp.asarray(x)[None] for x in (row.values, row.positions, row.segments)))
     t = jnp.asarray(row.t)[None] if t is None else t
-    return tokens.replace(values=tokens.values.astype(compute)), t, {"label" if name == "dit" else "text": stream}
+    return tokens.replace(values=tokens.values.astype(compute)), t, {MODELS[name].streams[0]: stream}
 
 
 @functools.cache
@@ -172,7 +189,15 @@ def test_one_example_of_a_packed_row_may_have_no_condition(name):
     close(packed[6:], run(name, absent))
 
 
-@pytest.mark.parametrize("name, table, rows", [("dit", "labels", slice(9, 10)), ("mmdit", "null", slice(1))], ids=["dit", "mmdit"])
+NULLS = [
+    ("dit", "labels", slice(9, 10)),
+    ("mmdit", "null", slice(1)),
+    ("uvit", "labels", slice(9, 10)),
+    ("pixart", "null", slice(5)),
+]
+
+
+@pytest.mark.parametrize("name, table, rows", NULLS, ids=[name for name, *_ in NULLS])
 def test_the_learned_null_gets_gradient_from_examples_without_condition_and_only_from_them(name, table, rows):
     first, _ = pair(name)
     absent = dataclasses.replace(first, owners=0 * first.owners)
@@ -208,6 +233,7 @@ def test_the_order_of_the_text_matters(name):
     assert differ(run(name, dataclasses.replace(first, condition=first.condition[::-1].copy())), run(name, first))
 
 
-def test_labels_of_an_example_are_averaged_without_order():
-    first, _ = pair("dit")
-    close(run("dit", dataclasses.replace(first, condition=first.condition[::-1].copy())), run("dit", first))
+@pytest.mark.parametrize("name", [*LABELS, "pixart"])
+def test_labels_and_features_that_bring_their_own_order_are_read_without_one(name):
+    first, _ = pair(name)
+    close(run(name, dataclasses.replace(first, condition=first.condition[::-1].copy())), run(name, first))

@@ -27,6 +27,13 @@ def test_a_convolution_is_the_correlation_of_each_pair_of_channels():
         np.testing.assert_allclose(found[example, ..., out], expected, atol=1e-5)
 
 
+def test_a_bias_is_added_to_every_token():
+    x, kernel, bias = draw(2, 28, 3), draw(9, 3, 3), draw(3)
+    plain = Convolution(3, SCALE).apply({"params": {"kernel": kernel}}, x, GRID)
+    shifted = Convolution(3, SCALE, ("features", "patch"), bias=True).apply({"params": {"kernel": kernel, "bias": bias}}, x, GRID)
+    np.testing.assert_allclose(shifted, plain + bias, atol=1e-6)
+
+
 def test_outputs_start_as_large_as_inputs_at_any_width():
     for width in (8, 64):
         x = draw(4, 28, width)

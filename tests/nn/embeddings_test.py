@@ -50,6 +50,13 @@ def test_time_embedding_is_a_two_layer_network_of_a_thousand_t():
     np.testing.assert_allclose(module.apply(variables, t), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_time_embedding_of_another_factor_is_that_of_another_time():
+    t = jnp.asarray([0.0, 0.25, 1.0])
+    variables = filled(TimeEmbedding(8, SCALE), t)
+    found = TimeEmbedding(8, SCALE, factor=10.0).apply(variables, 100 * t)
+    np.testing.assert_allclose(found, TimeEmbedding(8, SCALE).apply(variables, t), rtol=1e-5, atol=1e-5)
+
+
 def test_time_embedding_stays_float32_and_tells_near_times_apart():
     module = TimeEmbedding(8, SCALE)
     t = jnp.asarray([0.5, 0.501])

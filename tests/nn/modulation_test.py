@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen import mup
-from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
+from jaxgen.nn.modulation import Gates, Modulation, ModulationTable, modulate, per_token, segment_mean
 from jaxgen.nn.norms import layer_norm
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
@@ -54,6 +54,14 @@ def test_a_kernel_that_is_larger_than_what_it_reads_and_makes_stays_divided(toke
     assert (max(gathered, default=0) >= params["linear"]["kernel"].size) == moved
     found = program(params, c)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
+
+
+def test_a_table_adds_a_row_of_its_own_to_each_shared_vector():
+    shared, table = tuple(draw(3, 2, 1, 8)), draw(3, 8)
+    found = ModulationTable(3, 8, SCALE).apply({"params": {"table": table}}, shared)
+    assert len(found) == 3
+    for i, vector in enumerate(found):
+        np.testing.assert_array_equal(vector, shared[i] + table[i])
 
 
 def test_modulate_normalizes_then_scales_and_shifts():

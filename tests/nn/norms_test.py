@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import mup
-from jaxgen.nn.norms import RMSNorm, layer_norm
+from jaxgen.nn.norms import LayerNorm, RMSNorm, layer_norm
 
 SCALE = mup.Scaling(base_width=16).at(16)
 X = np.random.default_rng(0).normal(2.0, 3.0, size=(2, 3, 16))
@@ -17,6 +17,16 @@ def rms_norm(x, gain=None):
 def test_layer_norm_has_the_mean_and_deviation_of_the_formula():
     expected = (X - X.mean(-1, keepdims=True)) / np.sqrt(X.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(layer_norm(jnp.asarray(X, jnp.float32)), expected, atol=1e-5)
+
+
+def test_a_layer_norm_with_gain_and_bias_starts_as_the_one_without_and_multiplies_and_adds_then():
+    norm, x = LayerNorm(16, SCALE, epsilon=0.1), jnp.asarray(X, jnp.float32)
+    started = norm.init_with_output(jax.random.key(0), x)[0]
+    expected = (X - X.mean(-1, keepdims=True)) / np.sqrt(X.var(-1, keepdims=True) + 0.1)
+    np.testing.assert_allclose(started, expected, atol=1e-5)
+    gain, bias = np.linspace(0.5, 2.0, 16), np.linspace(-1.0, 3.0, 16)
+    found = norm.apply({"params": {"gain": jnp.asarray(gain), "bias": jnp.asarray(bias)}}, x)
+    np.testing.assert_allclose(found, expected * gain + bias, atol=1e-5)
 
 
 def test_rms_norm_divides_by_the_root_mean_square_and_multiplies_by_the_gain():

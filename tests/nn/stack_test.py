@@ -62,6 +62,26 @@ def test_a_stack_equals_a_loop_over_its_layers_in_value_and_gradient(remat, loop
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, loop_gradient)
 
 
+class Kept(nn.Module):
+    """The layer above over a sum with what is its own of a per-layer input; keeps what it puts out."""
+
+    @nn.compact
+    def __call__(self, x, own, c, shift):
+        x, _ = Block(name="block")(x + own, c, shift)
+        return x, x
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_each_layer_gets_its_part_of_what_is_per_layer_and_what_it_keeps_is_stacked(remat):
+    own = draw(DEPTH, 2, 5, 4)
+    last, kept = scanned(Kept, DEPTH, remat, broadcast=2, per_layer=1)().apply({"params": {"block": PARAMS}}, X, own, C, SHIFT)
+    x = X
+    for i in range(DEPTH):
+        x, _ = Block().apply({"params": jax.tree.map(lambda p, i=i: p[i], PARAMS)}, x + own[i], C, SHIFT)
+        np.testing.assert_allclose(kept[i], x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(last, kept[-1])
+
+
 def products(remat):
     """Matrix products in the gradient's program: a policy that saves less computes more of them again."""
     jaxpr = jax.make_jaxpr(jax.grad(lambda params: jnp.sum(stacked(params, remat) ** 2)))(PARAMS)
