@@ -142,12 +142,10 @@ class Table:
           BadInput: tensors that are missing, unknown or of another shape, or fixed ones with other values.
         """
         known = {entry.source: entry.shape for entry in self.entries} | {name: x.shape for name, x in self.fixed.items()}
-        for what, names in (("without", known.keys() - checkpoint.keys()), ("with", checkpoint.keys() - known.keys())):
+        for what, names in (("missing", known.keys() - checkpoint.keys()), ("unknown", checkpoint.keys() - known.keys())):
             if names:
                 shown = ", ".join(sorted(names)[:5])
-                raise types.BadInput(
-                    "checkpoint", f"one {what} {len(names)} tensors: {shown}", f"the {len(known)} tensors of the table"
-                )
+                raise types.BadInput("checkpoint", f"{len(names)} {what}: {shown}", f"the {len(known)} tensors of this network")
         for name, shape in known.items():
             if checkpoint[name].shape != shape:
                 raise types.BadInput("checkpoint", f"{name} of shape {checkpoint[name].shape}", f"shape {shape}")

@@ -67,7 +67,7 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
     """
     objective = experiment.objective
     modules = steps.modules(experiment)
-    stacks = _stacks(next(p for p in objective.players(experiment) if p.name == player))
+    layers_of = stacks(next(p for p in objective.players(experiment) if p.name == player))
 
     def run(state: Any, frozen: types.PyTree, batch: types.Batch) -> dict[str, jax.Array]:
         probe = Probe(modules[player])
@@ -78,7 +78,7 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
         objective.loss(player, state.params[player], views, prepared, key, state.step, state.memory)
         found = {}
         for name, value in probe.found.items():
-            layers = stacks.get(name.split(".")[0])
+            layers = layers_of.get(name.split(".")[0])
             if layers is not None:
                 found |= {f"{name}[{i}]": value[i] for i in range(layers)}
             else:
@@ -88,7 +88,7 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
     return jax.jit(run)
 
 
-def _stacks(player: types.Player) -> dict[str, int]:
+def stacks(player: types.Player) -> dict[str, int]:
     """Number of layers of each scanned module of a player, by name."""
     boxed = jax.eval_shape(lambda: player.module.init(jax.random.key(0), *player.inputs())["params"])
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)

@@ -7,11 +7,19 @@ import pytest
 from jaxgen import cli
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-SHORT = ["training.steps=2", "training.checkpoint_every=2", "model.depth=1", "mesh.data=2", "mesh.fsdp=4"]
+SHORT = ["training.steps=2", "training.checkpoint_every=2", "mesh.data=2", "mesh.fsdp=4"]
 
 
-@pytest.mark.parametrize("name", ["dit_xl2_imagenet256", pytest.param("mmdit_18b_1024", marks=pytest.mark.slow)])
-def test_the_tiny_variant_trains(name, tmp_path):
-    words = [word for text in SHORT for word in ("--set", text)]
+@pytest.mark.parametrize(
+    "name, depth",
+    [
+        ("dit_xl2_imagenet256", 1),
+        pytest.param("mmdit_18b_1024", 1, marks=pytest.mark.slow),
+        pytest.param("pixart_xl2_512", 1, marks=pytest.mark.slow),
+        ("uvit_l2_imagenet256", 2),
+    ],
+)
+def test_the_tiny_variant_trains(name, depth, tmp_path):
+    words = [word for text in (*SHORT, f"model.depth={depth}") for word in ("--set", text)]
     assert cli.main(["train", f"{CONFIGS / name}.py:tiny", "--run", str(tmp_path / "run"), *words]) == 0
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2

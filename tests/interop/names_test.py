@@ -91,8 +91,8 @@ def test_a_whole_checkpoint_is_read_and_written():
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"a.bias": None}, "without 1 tensors (a.bias)"),
-        ({"c.weight": draw(2)}, "with 1 tensors (c.weight)"),
+        ({"a.bias": None}, "1 missing: a.bias"),
+        ({"c.weight": draw(2)}, "1 unknown: c.weight"),
         ({"a.weight": draw(2, 3)}, "a.weight of shape (2, 3)"),
         ({"table": np.zeros((2, 3), np.float32)}, "table that differs by 5"),
         ({"table": np.full((2, 3), np.nan, np.float32)}, "table that differs by nan"),

@@ -118,20 +118,17 @@ def test_the_network_starts_at_zero_whatever_its_gates(name):
 
 DEVIATIONS = {
     # Of the width as of nothing else.
-    "uvit": {"patches.kernel": 1 / 2, "labels.table": 1.0, "positions.table": 0.02, "convolution.kernel": 1 / 3},
+    "uvit": {"patches.kernel": 1 / 2, "labels.table": 1.0, "positions.table": 0.02},
     "pixart": {"patches.kernel": 1 / 2, "time.in.kernel": 1 / 16, "blocks.modulation.table": 0.02, "last_modulation.table": 0.02},
 }
 
 
 @pytest.mark.parametrize("name", DEVIATIONS)
-def test_what_comes_from_finite_sizes_starts_alike_at_every_width(name):
-    model = FAMILIES[name][0]
+def test_what_comes_from_finite_sizes_starts_at_a_deviation_of_its_own_far_from_the_base_width(name):
+    model = FAMILIES[name][0].clone(width=4 * BASE, depth=2, scaling=mup.Scaling(base_width=BASE))
     model = model.clone(gates=Gates.RANDOM) if hasattr(model, "gates") else model
-    for width in (256, 512):
-        wide = model.clone(width=width, depth=2)
-        params = jax.jit(lambda wide=wide: wide.init(jax.random.key(0, impl="unsafe_rbg"), *inputs(wide))["params"])()
-        leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=mup.is_parameter)
-        found = {dotted(path): float(jnp.std(box.value)) for path, box in leaves if box.value.size > 9}
-        for leaf, deviation in DEVIATIONS[name].items():
-            if leaf in found:
-                assert found[leaf] == pytest.approx(deviation, rel=0.12), leaf
+    params = jax.jit(lambda: model.init(jax.random.key(0, impl="unsafe_rbg"), *inputs(model))["params"])()
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=mup.is_parameter)
+    found = {dotted(path): float(jnp.std(box.value)) for path, box in leaves}
+    for leaf, deviation in DEVIATIONS[name].items():
+        assert found[leaf] == pytest.approx(deviation, rel=0.1), leaf

@@ -106,7 +106,7 @@ def test_packed_tokens_are_refused_where_there_is_a_convolution():
 
 
 @pytest.mark.parametrize(
-    "option, value", [("depth", 3), ("grid", (0, 4)), ("grid", (4,)), ("head_dim", 5), ("activation", "relu"), ("width", 0)]
+    "option, value", [("depth", 3), ("grid", (0, 4)), ("grid", (4,)), ("width", 40), ("activation", "relu"), ("width", 0)]
 )
 def test_impossible_options_are_refused(option, value):
     with pytest.raises(types.BadInput) as error:
