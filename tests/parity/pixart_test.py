@@ -1,6 +1,7 @@
 """PixArt-α against diffusers' `PixArtTransformer2DModel`, every parameter random, in the same process."""
 
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from jaxgen import mup, types
 from jaxgen.interop import pixart as interop
-from jaxgen.models.pixart import PixArt
+from jaxgen.models.pixart import VARIANTS, PixArt
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, of the extra `parity`")
 pytest.importorskip("diffusers", reason="needs diffusers, of the extra `parity`")
@@ -88,6 +89,16 @@ def test_all_gradients_are_those_of_diffusers(spread):
     keys = {name: value for name, value in by_name.items() if name.endswith("to_k.bias")}
     assert len(keys) == 6 and all(np.abs(value).max() < 1e-4 * np.abs(by_x).max() for value in keys.values())
     published.close_gradients(TABLE, found, {name: value for name, value in by_name.items() if name not in keys})
+
+
+def test_the_published_size_has_as_many_parameters_as_the_class_of_diffusers():
+    from diffusers import PixArtTransformer2DModel
+
+    with torch.device("meta"):
+        network = PixArtTransformer2DModel(sample_size=64, caption_channels=4096)
+    _, table = interop.pixart(PixArt(**VARIANTS["XL"], channels=4, learn_variance=True), 32)
+    assert {e.source: e.shape for e in table.entries} == {name: tuple(p.shape) for name, p in network.named_parameters()}
+    assert sum(math.prod(e.shape) for e in table.entries) == 610_856_096
 
 
 def test_the_null_caption_is_read_as_diffusers_reads_the_text_that_it_holds():
