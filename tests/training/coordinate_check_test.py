@@ -108,8 +108,7 @@ def test_the_whole_check_with_a_missing_rule(fault, monkeypatch):
     assert abs(slopes((64, 128, 256, 512, 1024), 3).worst()[1]) > 0.1
 
 
-# Families whose output or cross-attention starts at zero behind no gate: at a rate of 0.01 their second update is no small one, and
-# sizes at width 64 differ from those of wide networks by a tenth.
+# At a rate of 0.01 the second update of these is no small one, and sizes at width 64 differ from those of wide networks by a tenth.
 FAMILY = ("model.scaling.base_width=64", "model.depth=2", "optimizer.learning_rate=0.003")
 FEATURES = ("data.source.text_features=24", "model.depth=1")
 FAMILIES = {
@@ -120,15 +119,16 @@ FAMILIES = {
 each_family = pytest.mark.parametrize("name", FAMILIES)
 
 
-def family(name, *overrides):
+def family(name, seeds):
     recipe, own = FAMILIES[name]
-    return slopes((64, 128, 256, 512), 3, *own, *overrides, recipe=f"{CONFIGS / recipe}.py:tiny")
+    return slopes((64, 128, 256, 512), seeds, *own, recipe=f"{CONFIGS / recipe}.py:tiny")
 
 
 @pytest.mark.slow
 @each_family
 def test_a_correct_model_of_each_family_stays_in_scale(name):
-    found = family(name)
+    # Cross-attention starts at zero and moves in one direction at first: its size varies by a fifth from seed to seed.
+    found = family(name, 8)
     assert abs(found.worst()[1]) <= 0.1
     assert np.median(np.abs(list(found.change.values()))) <= 0.05
     assert not [reason for reason in found.skipped if "alone" not in reason]
@@ -143,7 +143,7 @@ def test_a_correct_model_of_each_family_stays_in_scale(name):
 )
 def test_a_missing_rule_is_seen_in_each_family(fault, least, name, monkeypatch):
     plant(monkeypatch, fault)
-    assert max(family(name).change.values()) > least
+    assert max(family(name, 2).change.values()) > least
 
 
 @pytest.mark.parametrize(
