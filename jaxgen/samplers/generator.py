@@ -29,6 +29,7 @@ class Generator:
 
     def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int) -> None:
         model, sampler, autoencoder = experiment.model, experiment.sampler, experiment.autoencoder
+        process = experiment.objective.process
         side = experiment.data.resolution // autoencoder.factor
         shape = (side, side, model.channels)
         compute = jnp.dtype(experiment.precision.compute)
@@ -41,10 +42,10 @@ class Generator:
             if guidance.needs_null(sampler.guidance):
                 streams = jax.tree.map(guidance.interleaved, streams, interface.null(streams))
 
-            def velocity(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
+            def network(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
                 return interface.velocity(model, params, x, t, streams, compute), carry
 
-            latents, _ = sampler(sampler.guided(velocity), noise, (), own)
+            latents, _ = sampler(sampler.guided(process.as_flow(network)), noise, (), own, process)
             pixels = autoencoder.decode(None, latents)
             # Pictures are made where their rows lie; only then is each sent everywhere.
             return jax.lax.with_sharding_constraint((to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))), self._layout)

@@ -14,7 +14,9 @@ def needs_null(scale: float) -> bool:
     return scale != 1.0
 
 
-def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+def classifier_free(
+    velocity_doubled: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0), channels: int | None = None
+) -> Velocity:
     """A velocity on B rows: v_u + scale (v_c - v_u), float32 or wider (Ho & Salimans 2022, arXiv:2207.12598).
 
     Args:
@@ -23,6 +25,8 @@ def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[fl
       scale: 1 gives the conditional velocity, 0 the unconditional, above 1 pushes away from the unconditional.
       interval: lowest and highest t, both included, at which `scale` holds; elsewhere it is 1 (Kynkäänniemi et al.
         2024, arXiv:2404.07724). The call is doubled there too, since shapes are static.
+      channels: `scale` holds for the first so many channels, None is all of x; the other channels, and those for a variance behind
+        them, stay conditional.
     """
     low, high = interval
 
@@ -34,7 +38,9 @@ def classifier_free(velocity_doubled: Velocity, scale: float, interval: tuple[fl
         inside = (t >= low) & (t <= high)
         # Written from the conditional side, so that a scale of 1 returns it bit for bit.
         push = over(jnp.where(inside, scale - 1, 0).astype(conditional.dtype), conditional)
-        return conditional + push * (conditional - unconditional), carry
+        guided = conditional + push * (conditional - unconditional)
+        count = x.shape[-1] if channels is None else channels
+        return jnp.concatenate([guided[..., :count], conditional[..., count:]], axis=-1), carry
 
     return velocity
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.samplers import guidance
+from jaxgen.samplers.process import Flow, Process
 from jaxgen.samplers.steppers import Euler, Stepper
 from jaxgen.samplers.time_grids import TimeGrid, Uniform
 from jaxgen.types import BadInput, PyTree, Velocity
@@ -21,11 +23,13 @@ class Sampler:
     """How noise becomes data.
 
     Attributes:
-      steps: number of steps from t = 1 to t = 0.
+      steps: number of steps from noise to data.
       stepper: the integrator.
       grid: the times between which it steps.
       guidance: scale of classifier-free guidance; 1 is none and needs no unconditional rows.
-      guidance_interval: lowest and highest t at which guidance acts.
+      guidance_interval: lowest and highest time of the flow, σ/(α + σ), at which guidance acts.
+      guidance_channels: guidance acts on the first so many channels of latents, as DiT and SiT were published with 3 of 4; None is
+        all of them.
       ema: decay of the parameter average to sample from; None is the first that the run keeps, 0.0 the parameters as
         trained, without averaging. Read by the command that loads the checkpoint.
       images_per_device: images that a device computes at once. Fixed, so that a picture depends neither on how many are
@@ -38,15 +42,28 @@ class Sampler:
         metadata={
             "choices": {
                 "ancestral": "jaxgen.samplers.steppers:Ancestral",
+                "ddpm": "jaxgen.samplers.stochastic:DDPM",
                 "euler": "jaxgen.samplers.steppers:Euler",
+                "euler_maruyama": "jaxgen.samplers.stochastic:EulerMaruyama",
                 "heun": "jaxgen.samplers.steppers:Heun",
+                "heun_sde": "jaxgen.samplers.stochastic:HeunSDE",
                 "dpm_solver_pp_2m": "jaxgen.samplers.steppers:DPMSolverPP2M",
             }
         },
     )
-    grid: TimeGrid = dataclasses.field(default=Uniform(), metadata={"choices": {"uniform": "jaxgen.samplers.time_grids:Uniform"}})
+    grid: TimeGrid = dataclasses.field(
+        default=Uniform(),
+        metadata={
+            "choices": {
+                "respaced": "jaxgen.samplers.gaussian:Respaced",
+                "strided": "jaxgen.samplers.gaussian:Strided",
+                "uniform": "jaxgen.samplers.time_grids:Uniform",
+            }
+        },
+    )
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_channels: int | None = None
     ema: float | None = None
     images_per_device: int = 64
 
@@ -58,14 +75,23 @@ class Sampler:
             raise BadInput("guidance", self.guidance, "a finite number, 0 or above (1 is no guidance)")
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
             raise BadInput("guidance_interval", self.guidance_interval, "(low, high) with 0 <= low <= high <= 1")
+        if self.guidance_channels is not None and self.guidance_channels < 1:
+            raise BadInput("guidance_channels", self.guidance_channels, "None, or at least 1")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise BadInput("ema", self.ema, "None, or a decay in [0, 1)")
         if self.images_per_device < 1:
             raise BadInput("images_per_device", self.images_per_device, "at least 1")
         times = self.grid(self.steps)
         # Float32 runs out where a large shift crowds many steps together; a step of length 0 would divide by it.
-        if not (times[0] == 1 and times[-1] == 0 and np.all(np.diff(times) < 0)):
-            raise BadInput("grid", self.grid, f"{self.steps + 1} times that fall strictly from 1 to 0 in float32")
+        if not (times[0] <= 1 and times[-1] == 0 and np.all(np.diff(times) < 0)):
+            raise BadInput("grid", self.grid, f"{self.steps + 1} times that fall strictly, from at most 1 to 0, in float32")
+
+    def check(self, experiment: Any) -> None:
+        """The grid must suit the process that the network is trained on, and guidance the channels of its latents."""
+        experiment.objective.process.check_times(self.grid(self.steps))
+        if self.guidance_channels is not None and self.guidance_channels > experiment.model.channels:
+            needed = f"at most {experiment.model.channels}, the channels of latents (model.channels)"
+            raise BadInput("sampler.guidance_channels", self.guidance_channels, needed)
 
     def nfe(self) -> int:
         """Calls of the network per image; a guided call, conditional and unconditional rows together, counts as 1."""
@@ -79,42 +105,45 @@ class Sampler:
         """`velocity` under this guidance: it takes 2B rows, conditional and unconditional in turn, or B where the scale is 1."""
         if not guidance.needs_null(self.guidance):
             return velocity
-        return guidance.classifier_free(velocity, self.guidance, self.guidance_interval)
+        return guidance.classifier_free(velocity, self.guidance, self.guidance_interval, self.guidance_channels)
 
     def __call__(
-        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None, process: Process = Flow()
     ) -> tuple[jax.Array, PyTree]:
         """Data [B, ...] from noise [B, ...], and the last carry.
 
         Args:
-          velocity: on B rows, guidance included (`guided`). The structure, shapes and dtypes of its carry stay the same
-            from call to call.
-          noise: x at t = 1. The state is float32, or the dtype of the noise if that is wider.
+          velocity: the flow's (`Process.as_flow`), on B rows, guidance included (`guided`). The structure, shapes and dtypes of its
+            carry stay the same from call to call.
+          noise: x at the first time of the grid. The state is float32, or the dtype of the noise if that is wider.
           carry: what the first call of `velocity` gets.
           keys: [B] (`keys_for`), for a stepper that draws noise on the way.
+          process: what the network was trained on.
         """
-        x, carry, _ = self._run(velocity, noise, carry, keys, keep=False)
+        x, carry, _ = self._run(velocity, noise, carry, keys, process, keep=False)
         return x, carry
 
     def trajectory(
-        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None = None, process: Process = Flow()
     ) -> tuple[jax.Array, PyTree]:
-        """Like `__call__`, but x at every time of the grid, [steps + 1, B, ...] from noise to data."""
-        _, carry, path = self._run(velocity, noise, carry, keys, keep=True)
+        """Like `__call__`, but x_t of the process at every time of the grid, [steps + 1, B, ...] from noise to data."""
+        _, carry, path = self._run(velocity, noise, carry, keys, process, keep=True)
         return jnp.concatenate([noise[None].astype(path.dtype), path]), carry
 
     def _run(
-        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None, keep: bool
+        self, velocity: Velocity, noise: jax.Array, carry: PyTree, keys: jax.Array | None, process: Process, keep: bool
     ) -> tuple[jax.Array, PyTree, jax.Array | None]:
         x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
-        times = jnp.asarray(self.grid(self.steps), x.dtype)
+        times, lengths = (jnp.asarray(values, x.dtype) for values in process.in_flow(self.grid(self.steps)))
+        x = x / lengths[0]
 
-        def body(loop: PyTree, span: tuple[jax.Array, jax.Array]) -> tuple[PyTree, jax.Array | None]:
+        def body(loop: PyTree, span: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[PyTree, jax.Array | None]:
             x, state, carry = loop
-            x, state, carry = self.stepper.step(velocity, x, *span, state, carry)
-            return (x, state, carry), x if keep else None
+            t, t_next, length = span
+            x, state, carry = self.stepper.step(velocity, x, t, t_next, state, carry)
+            return (x, state, carry), x * length if keep else None
 
-        (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x, keys), carry), (times[:-1], times[1:]))
+        (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x, keys), carry), (times[:-1], times[1:], lengths[1:]))
         return x, carry, path
 
 

@@ -1,5 +1,6 @@
 """From one time to the next: integrators of dx/dt = v(x, t) from t = 1 (noise) down to t = 0 (data).
 
+All integrate the flow x_t = (1 - t) x_0 + t ε; a network that was trained on another process is asked through `Process.as_flow`.
 A stepper keeps what it remembers in `state` and hands `carry`, which is the network's, through unread. `t` and `t_next`
 are scalars with t > t_next >= 0; the network gets them as [B]. The dtype of x is the dtype of all arithmetic.
 """
@@ -38,15 +39,45 @@ class Stepper(Protocol):
         """x at t_next, the new memory, and the network's carry."""
 
 
-def _ask(velocity: Velocity, x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+FLOW = Flow()
+
+
+def ask(velocity: Velocity, x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
     """The velocity in the dtype of x (a network may compute in bfloat16), at one time for all rows."""
+    v, _, carry = ask_with_variance(velocity, x, t, carry)
+    return v, carry
+
+
+def ask_with_variance(velocity: Velocity, x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, jax.Array, PyTree]:
+    """Like `ask`, and the channels behind the velocity's, [B, ..., 0 or C]: what a network says of the variance of its step."""
     v, carry = velocity(x, jnp.full(x.shape[:1], t, x.dtype), carry)
-    return v.astype(x.dtype), carry
+    v, channels = v.astype(x.dtype), x.shape[-1]
+    return v[..., :channels], v[..., channels:], carry
+
+
+def with_keys(keys: jax.Array | None) -> PyTree:
+    """The state of a stepper that draws noise: keys [B], and how many steps were made. Raises ValueError without keys."""
+    if keys is None:
+        raise ValueError("keys: found None, needed one an image: this stepper draws noise")
+    return keys, jnp.zeros((), jnp.int32)
+
+
+def draw(state: PyTree, x: jax.Array) -> tuple[jax.Array, PyTree]:
+    """Standard normal noise like x [B, ...], each row's from its key and the step alone, and the next state."""
+    keys, count = state
+    drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), x.shape[1:], x.dtype))(keys)
+    return drawn, (keys, count + 1)
+
+
+def posterior_noise(t: jax.Array, t_next: jax.Array) -> jax.Array:
+    """ρ, the share of σ' that is fresh noise in a step of q(x' | x_t, x_0): √(1 - (α σ' / α' σ)²)."""
+    kept = FLOW.alpha(t) * FLOW.sigma(t_next) / (FLOW.alpha(t_next) * FLOW.sigma(t))
+    return jnp.sqrt(jnp.maximum(1 - kept**2, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Euler:
-    """First order, one call a step. For the flow process it is DDIM."""
+    """First order, one call a step. It is DDIM without noise (Song et al. 2020, arXiv:2010.02502)."""
 
     def calls(self, steps: int) -> int:
         return steps
@@ -57,7 +88,7 @@ class Euler:
     def step(
         self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        v, carry = _ask(velocity, x, t, carry)
+        v, carry = ask(velocity, x, t, carry)
         return x + (t_next - t) * v, state, carry
 
 
@@ -70,11 +101,9 @@ class Ancestral:
 
     Attributes:
       eta: η, from 0 to 1.
-      process: gives α, σ, x̂_0 and ε̂; the one that the network was trained on.
     """
 
     eta: float = 1.0
-    process: Flow = Flow()
 
     def validate(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -84,22 +113,17 @@ class Ancestral:
         return steps
 
     def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
-        if keys is None:
-            raise ValueError("keys: found None, needed one an image: this stepper draws noise")
-        return keys, jnp.zeros((), jnp.int32)
+        return with_keys(keys)
 
     def step(
         self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
     ) -> tuple[jax.Array, PyTree, PyTree]:
         t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
-        keys, count = state
-        v, carry = _ask(velocity, x, t, carry)
-        process = self.process
-        kept = process.alpha(t) * process.sigma(t_next) / (process.alpha(t_next) * process.sigma(t))
-        fresh = self.eta * jnp.sqrt(jnp.maximum(1 - kept**2, 0))
-        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), x.shape[1:], x.dtype))(keys)
-        noise = jnp.sqrt(1 - fresh**2) * process.noise(x, v, t) + fresh * drawn
-        return process.interpolate(process.data(x, v, t), noise, t_next), (keys, count + 1), carry
+        v, carry = ask(velocity, x, t, carry)
+        fresh = self.eta * posterior_noise(t, t_next)
+        drawn, state = draw(state, x)
+        noise = jnp.sqrt(1 - fresh**2) * FLOW.noise(x, v, t) + fresh * drawn
+        return FLOW.interpolate(FLOW.data(x, v, t), noise, t_next), state, carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +143,11 @@ class Heun:
     def step(
         self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
     ) -> tuple[jax.Array, PyTree, PyTree]:
-        v, carry = _ask(velocity, x, t, carry)
+        v, carry = ask(velocity, x, t, carry)
         guess = x + (t_next - t) * v
 
         def correct(carry: PyTree) -> tuple[jax.Array, PyTree]:
-            v_next, carry = _ask(velocity, guess, t_next, carry)
+            v_next, carry = ask(velocity, guess, t_next, carry)
             return x + (t_next - t) * (v + v_next) / 2, carry
 
         x, carry = jax.lax.cond(t_next > 0, correct, lambda carry: (guess, carry), carry)
@@ -139,12 +163,7 @@ class DPMSolverPP2M:
     without λ because λ is -inf at t = 1 and +inf at t = 0. D = x̂_0 where there is no earlier step, where h₋ = inf (the
     earlier step began at t = 1) and where h = inf (this one ends at t = 0 and returns x̂_0 itself). On a grid that is
     uniform in t the error is O(log(steps)/steps²), for λ moves by O(1) in each of the steps next to both ends.
-
-    Attributes:
-      process: gives α, σ and x̂_0; the one that the network was trained on.
     """
-
-    process: Flow = Flow()
 
     def calls(self, steps: int) -> int:
         return steps
@@ -157,13 +176,13 @@ class DPMSolverPP2M:
     ) -> tuple[jax.Array, PyTree, PyTree]:
         t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
         data_before, lambda_before = state
-        v, carry = _ask(velocity, x, t, carry)
-        data = self.process.data(x, v, t)
-        lambda_now, lambda_next = self.process.log_snr(t) / 2, self.process.log_snr(t_next) / 2
+        v, carry = ask(velocity, x, t, carry)
+        data = FLOW.data(x, v, t)
+        lambda_now, lambda_next = FLOW.log_snr(t) / 2, FLOW.log_snr(t_next) / 2
         h_before, h = lambda_now - lambda_before, lambda_next - lambda_now
         # No earlier step counts as infinitely far away. h is made finite first: inf/inf would trip `jax_debug_nans`.
         blend = jnp.where(jnp.isfinite(h), h, 0) / (2 * h_before)
         extrapolated = data + blend * (data - data_before)
-        ratio = self.process.sigma(t_next) / self.process.sigma(t)
-        weight = self.process.alpha(t_next) - self.process.alpha(t) * ratio
+        ratio = FLOW.sigma(t_next) / FLOW.sigma(t)
+        weight = FLOW.alpha(t_next) - FLOW.alpha(t) * ratio
         return ratio * x + weight * extrapolated, (data, lambda_now), carry
