@@ -4,8 +4,8 @@ After k of T noising steps x_t = √ᾱ_k x_0 + √(1 - ᾱ_k) ε, and t = k/T: 
 states from 0: its integer timestep k - 1 is what the network is told, over T (`network_time`).
 
 Every process x_t = α x_0 + σ ε is rectified flow in other coordinates: x_t/(α + σ) = (1 - τ) x_0 + τ ε with τ = σ/(α + σ).
-Steppers know flow alone; `Diffusion.as_flow` is the one place where what a network predicts becomes the velocity ε - x_0. Euler steps
-in these coordinates are DDIM (Song et al. 2020, arXiv:2010.02502), and DPM-Solver++, which depends on α/σ alone, stays what it is.
+Steppers know flow alone; `Diffusion.as_flow` is the one place where what a network predicts becomes the velocity ε - x_0. Euler
+steps in these coordinates are DDIM (Song et al. 2020, arXiv:2010.02502); DPM-Solver++, which knows α/σ alone, stays what it is.
 """
 
 from __future__ import annotations

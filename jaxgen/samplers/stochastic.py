@@ -21,8 +21,8 @@ from jaxgen.types import BadInput, PyTree, Velocity
 class DDPM:
     """The reverse chain of DDPM over the times of the grid (Ho et al. 2020, arXiv:2006.11239), one call a step.
 
-    The mean is that of q(x' | x_t, x̂_0), however the process is scaled. The variances are those of the variance-preserving process of
-    the same α/σ, which `Diffusion` is.
+    The mean is that of q(x' | x_t, x̂_0), however the process is scaled. The variances are those of the variance-preserving process
+    of the same α/σ, which `Diffusion` is.
 
     Attributes:
       variance: "fixed_small" is the variance of q(x' | x_t, x_0), which `Ancestral` with η = 1 has too; "fixed_large" that of x_t

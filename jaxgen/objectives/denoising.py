@@ -1,0 +1,118 @@
+"""What objectives that train a denoiser of images share: draws, conditions, the network's input, and losses by time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen import types
+from jaxgen.models import interface
+from jaxgen.parallel import keys
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoising:
+    """The network sees x_t of a process and predicts something of x_0 and ε. Subclasses say which process, times and loss.
+
+    Attributes:
+      condition_dropout: share of examples whose conditions are made null, for classifier-free guidance.
+      time_buckets: the loss is also reported by this many equal intervals of t.
+    """
+
+    condition_dropout: float = 0.1
+    time_buckets: int = 4
+
+    def validate(self) -> None:
+        if not 0 <= self.condition_dropout < 1:
+            raise types.BadInput("condition_dropout", self.condition_dropout, "a share in [0, 1)")
+        if self.time_buckets < 1:
+            raise types.BadInput("time_buckets", self.time_buckets, "at least 1")
+
+    def times(self, key: jax.Array, count: int, pixels: int) -> jax.Array:
+        """t [count] of the process, for pictures of so many pixels."""
+        raise NotImplementedError
+
+    def errors(
+        self, output: jax.Array, x_t: jax.Array, latents: jax.Array, noise: jax.Array, t: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Losses [B] of the network's output [B, H, W, ...] at x_t, t [B], and parts of them [B] to be reported by name."""
+        raise NotImplementedError
+
+    def check(self, experiment: Any) -> None:
+        """The model must fit the data's pictures and conditions, and put out what the process needs."""
+        model, data, autoencoder = experiment.model, experiment.data, experiment.autoencoder
+        step = autoencoder.factor * model.patch
+        if data.resolution % step:
+            needed = f"a multiple of {step} (autoencoder factor {autoencoder.factor} × model.patch={model.patch})"
+            raise types.BadInput("data.resolution", data.resolution, needed)
+        channels = autoencoder.channels(data.channels)
+        if model.channels != channels:
+            raise types.BadInput("model.channels", model.channels, f"{channels}, the channels of the autoencoder's latents")
+        features = data.features()
+        for name in model.streams:
+            if name not in features:
+                needed = f"a source with the field {name!r} that the model is conditioned on; it has {', '.join(features)}"
+                raise types.BadInput("data.source", type(data.source).__name__, needed)
+        learns = getattr(model, "learn_variance", False)
+        if learns != self.process.learned_variance:
+            needed = f"{self.process.learned_variance}, as the process of the objective {type(self).__name__} has it"
+            raise types.BadInput("model.learn_variance", learns, needed)
+
+    def players(self, experiment: Any) -> tuple[types.Player, ...]:
+        model = experiment.model
+
+        def inputs() -> tuple:
+            batch = {name: jnp.zeros((1, *f.shape), f.dtype) for name, f in experiment.data.features().items()}
+            side = experiment.data.resolution // experiment.autoencoder.factor
+            tokens = interface.image_tokens(jnp.zeros((1, side, side, model.channels)), model.patch, jnp.float32)
+            return tokens, jnp.zeros((1,)), interface.conditions(batch, model.streams)
+
+        return (types.Player("model", model, inputs),)
+
+    def frozen(self, experiment: Any) -> tuple[types.Frozen, ...]:
+        return ()
+
+    def memory(self, experiment: Any) -> types.PyTree:
+        return ()
+
+    def prepare(self, views: types.Views, batch: types.Batch, key: jax.Array) -> types.Batch:
+        """Encodes the pictures and draws t, noise and dropped conditions for the whole batch."""
+        pixels = batch["image"]
+        count = pixels.shape[0]
+        images = pixels.astype(jnp.float32) / 127.5 - 1.0
+        latents = views.modules["autoencoder"].encode(views.frozen.get("autoencoder"), images)
+        rest = {name: value for name, value in batch.items() if name != "image"}
+        return rest | {
+            "latents": latents,
+            "t": self.times(keys.stream(key, "t"), count, pixels.shape[1] * pixels.shape[2]),
+            "noise": jax.random.normal(keys.stream(key, "noise"), latents.shape),
+            "dropped": jax.random.bernoulli(keys.stream(key, "drop"), self.condition_dropout, (count,)),
+        }
+
+    def loss(
+        self,
+        player: str,
+        params: types.PyTree,
+        views: types.Views,
+        batch: types.Batch,
+        key: jax.Array,
+        step: jax.Array,
+        memory: types.PyTree,
+    ) -> tuple[jax.Array, types.Metrics, types.PyTree]:
+        """See `types.Objective.loss`; metrics `loss_by_time/…` per interval of t, and the parts of the loss."""
+        module = views.modules[player]
+        latents, noise, t, weight = batch["latents"], batch["noise"], batch["t"], batch["weight"]
+        x_t = self.process.interpolate(latents, noise, t)
+        streams = interface.conditions(batch, module.streams)
+        streams = {name: stream.dropped(batch["dropped"]) for name, stream in streams.items()}
+        output = interface.velocity(module, params, x_t, self.process.network_time(t), streams, views.compute)
+        errors, parts = self.errors(output, x_t, latents, noise, t)
+        metrics = {name: types.Mean.of(values, weight) for name, values in parts.items()}
+        for i in range(self.time_buckets):
+            low, high = i / self.time_buckets, (i + 1) / self.time_buckets
+            inside = (t >= low) & ((t < high) | (i == self.time_buckets - 1))
+            metrics[f"loss_by_time/{low:.2f}-{high:.2f}"] = types.Mean.of(errors, weight * inside)
+        return types.Mean.of(errors, weight).or_zero(), metrics, memory
