@@ -21,7 +21,7 @@ from jaxgen.samplers.steppers import Ancestral, Euler, Heun
 from jaxgen.samplers.stochastic import DDPM, EulerMaruyama, HeunSDE
 
 # Ten steps of networks of random weights, whose states grow to 200: rounding errors of 2e-6 an output add up along the way.
-TRAJECTORIES = 2e-5
+TRAJECTORIES = 1e-5
 
 RUNS = {"dit": published.load("dit"), "sit": published.load("sit")}
 SMALL = DiT(width=64, depth=3, channels=4, scaling=mup.Scaling(base_width=64))
