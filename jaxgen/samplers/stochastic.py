@@ -69,7 +69,8 @@ class EulerMaruyama:
     """First order for dx = (v + D ε̂/σ) dt + √(2 D) dw, one call a step (Ma et al. 2024, arXiv:2401.08740, §2.4; SiT's "SDE").
 
     Whatever D is, x_t has the distributions of the flow; noise washes out what the network got wrong before. With D = strength · t
-    the score, -ε̂/t, is never divided by 0.
+    the score, -ε̂/t, is never divided by 0. The last step follows the drift alone and ends at x̂_0 - strength · t ε̂: it is to be
+    short (SiT: 0.04).
 
     Attributes:
       strength: D/σ. SiT's sampler has 1, its half is what DDT's code takes for models without its decoder; 0 is `Euler`.

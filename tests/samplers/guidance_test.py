@@ -100,3 +100,25 @@ def test_a_sampler_guides_with_its_own_options(scale):
 def test_rows_count_what_guidance_costs(scale, rows):
     sampler = Sampler(guidance=scale)
     assert (sampler.nfe(), sampler.network_rows()) == (25, rows)
+
+
+def with_variance(x, t, carry):
+    """Twice as many channels as x, the second half of which tell conditional and unconditional rows apart."""
+    v, carry = Network()(x, t, carry)
+    return jnp.concatenate([v, v + 10], axis=-1), carry
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, None])
+def test_only_the_first_channels_are_guided(channels):
+    v, _ = guidance.classifier_free(Network(), 4.0, (0.0, 1.0), channels)(X, T, 0)
+    np.testing.assert_array_equal(v[:, :channels], guided(4.0)[:, :channels])
+    if channels is not None:
+        np.testing.assert_array_equal(v[:, channels:], conditional(X, T)[:, channels:])
+
+
+@pytest.mark.parametrize("channels", [2, None])
+def test_what_a_network_says_of_the_variance_stays_conditional(channels):
+    v, _ = guidance.classifier_free(with_variance, 4.0, (0.0, 1.0), channels)(X, T, 0)
+    assert v.shape == (4, 6)
+    np.testing.assert_array_equal(v[:, 3:], conditional(X, T) + 10)
+    np.testing.assert_array_equal(v[:, :channels][:, :3], guided(4.0)[:, :channels])

@@ -1,4 +1,5 @@
 import importlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxgen.samplers.gaussian import Diffusion, Respaced, Strided
+from jaxgen.samplers.process import Flow
 from jaxgen.samplers.sampler import Sampler, noise_for, to_uint8
+from jaxgen.samplers.stochastic import DDPM
 from jaxgen.samplers.time_grids import Uniform
 from jaxgen.types import BadInput
 
@@ -29,6 +33,7 @@ def strict_ranks():
         ("guidance_interval", (0.6, 0.3)),
         ("guidance_interval", (-0.1, 0.3)),
         ("guidance_interval", (0.0, 1.1)),
+        ("guidance_channels", 0),
         ("ema", 1.0),
         ("ema", -0.5),
         ("images_per_device", 0),
@@ -111,3 +116,53 @@ def test_bytes_round_to_nearest_and_clip():
         np.testing.assert_array_equal(to_uint8((levels + offset) / 127.5 - 1), levels)
     np.testing.assert_array_equal(to_uint8(jnp.array([-3.0, 1.5, 1e9])), np.array([0, 255, 255]))
     assert to_uint8(jnp.array([0.0])).dtype == jnp.uint8
+
+
+def experiment(process, sampler):
+    """What a sampler looks at."""
+    named = types.SimpleNamespace
+    return named(objective=named(process=process), model=named(channels=4), sampler=sampler)
+
+
+MISFITS = {
+    "more_steps_than_the_chain": (Diffusion(), Sampler(steps=1001), "sampler.steps", 1001),
+    "times_that_fall_together": (Diffusion(), Sampler(steps=500, grid=Uniform(50.0)), "sampler.grid", None),
+    "a_flow_that_begins_with_data": (Flow(), Sampler(grid=Strided()), "sampler.grid", None),
+    "channels": (Flow(), Sampler(guidance_channels=5), "sampler.guidance_channels", 5),
+}
+
+
+@pytest.mark.parametrize("process, sampler, option, found", MISFITS.values(), ids=MISFITS)
+def test_a_sampler_that_does_not_suit_what_was_trained_is_refused_by_name(process, sampler, option, found):
+    sampler.validate()
+    with pytest.raises(BadInput) as caught:
+        sampler.check(experiment(process, sampler))
+    assert caught.value.option == option and found in (None, caught.value.found)
+
+
+NODES = {
+    "steps_of_a_grid": (Diffusion(500), Respaced(), "sampler.grid.training_steps"),
+    "steps_of_a_strided_grid": (Diffusion(500), Strided(), "sampler.grid.training_steps"),
+    "a_chain_s_grid_for_a_flow": (Flow(), Respaced(), "sampler.grid.training_steps"),
+    "a_variance_that_is_not_learned": (Diffusion(), DDPM(), "sampler.stepper.variance"),
+    "a_variance_that_a_flow_has_not": (Flow(), DDPM(), "sampler.stepper.variance"),
+}
+
+
+@pytest.mark.parametrize("process, node, option", NODES.values(), ids=NODES)
+def test_a_part_of_a_sampler_that_does_not_suit_the_process_is_refused_by_name(process, node, option):
+    with pytest.raises(BadInput) as caught:
+        node.check(experiment(process, Sampler()))
+    assert caught.value.option == option
+
+
+def test_samplers_that_suit_the_process_are_taken():
+    for process, sampler in (
+        (Flow(), Sampler(stepper=DDPM("fixed_small"))),
+        (Diffusion(learned_variance=True), Sampler(steps=250, stepper=DDPM(), grid=Respaced(), guidance_channels=3)),
+        (Diffusion(500), Sampler(steps=500, grid=Respaced(500))),
+    ):
+        given = experiment(process, sampler)
+        for node in (sampler, sampler.stepper, sampler.grid):
+            if hasattr(node, "check"):
+                node.check(given)
