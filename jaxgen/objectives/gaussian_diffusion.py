@@ -71,12 +71,12 @@ def bound_term(
     posterior = Posterior.of(process.alphas_cumprod())
     step = jnp.round(t * process.steps).astype(jnp.int32) - 1
     at = lambda table: over(jnp.take(jnp.asarray(table, jnp.float32), step), x_t)
-    low, high = at(posterior.log_variance), at(posterior.log_beta)
-    share = (place + 1) / 2
-    log_variance = share * high + (1 - share) * low
+    # Bounds of most steps are so near to each other that the difference of their float32 logarithms would be lost.
+    above = (place + 1) / 2 * at(posterior.log_beta - posterior.log_variance)
+    log_variance = at(posterior.log_variance) + above
     # Means of q and p share their term in x_t, and the last step's mean is x̂_0 itself.
     gap = at(posterior.data) * (latents - process.data_and_noise(x_t, predicted, t)[0])
-    divergence = (log_variance - low + jnp.exp(low - log_variance) + gap**2 * jnp.exp(-log_variance) - 1) / 2
+    divergence = (above + jnp.expm1(-above) + gap**2 * jnp.exp(-log_variance)) / 2
     terms = jnp.where(over(step, x_t) == 0, -_log_level(latents, gap, log_variance), divergence)
     return jnp.mean(terms, axis=(1, 2, 3)) / math.log(2)
 

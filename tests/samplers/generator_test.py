@@ -9,8 +9,10 @@ import pytest
 
 from jaxgen import experiment as experiments
 from jaxgen.models import interface
+from jaxgen.parallel import keys as streams
 from jaxgen.parallel import mesh as meshes
 from jaxgen.samplers.generator import Generator
+from jaxgen.samplers.sampler import keys_for, noise_for, to_uint8
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
 
@@ -69,3 +71,60 @@ def test_what_is_not_finite_is_told_apart(drawn):
     broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
     found = [finite for _, finite in generator.images(broken, conditions, np.arange(64))]
     assert not np.concatenate(found).any()
+
+
+def test_a_run_of_diffusion_is_drawn_by_its_own_process_and_guidance_without_being_told():
+    options = [
+        "model=jaxgen.models.dit:DiT",
+        "model.depth=1",
+        "model.learn_variance=true",
+        "objective=jaxgen.objectives.gaussian_diffusion:GaussianDiffusion",
+        "objective.process.learned_variance=true",
+        "objective.process.prediction=v",
+        "sampler.images_per_device=4",
+        "sampler.steps=6",
+        "sampler.stepper=ddpm",
+        "sampler.grid=respaced",
+        "sampler.guidance=3",
+        "sampler.guidance_channels=1",
+    ]
+    experiment, _ = experiments.load(TINY, options)
+    labels = {"label": np.arange(4, dtype=np.int32)}
+    given = interface.conditions(labels, ("label",))
+    tokens = interface.image_tokens(np.zeros((4, 8, 8, 1), np.float32), 2, np.float32)
+    params = jax.jit(experiment.model.init)(jax.random.key(0), tokens, np.zeros(4, np.float32), given)
+    leaves, structure = jax.tree.flatten(nn.meta.unbox(params)["params"])
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(structure, [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)])
+    generator = Generator(experiment, meshes.build(experiment.mesh, jax.devices()[:1]), seed=0)
+    ((images, finite),) = generator.images(params, labels, np.arange(4))
+    assert finite.all() and len({image.tobytes() for image in images}) == 4
+
+    # By hand: DDPM's formulas in the process's own coordinates, the same draws.
+    root = streams.root(0)
+    own = keys_for(streams.stream(root, "sample on the way"), np.arange(4))
+    kept = experiment.objective.process.alphas_cumprod()
+
+    ask = jax.jit(lambda x, told, condition: interface.velocity(experiment.model, params, x, told, condition, np.float32))
+
+    def step(x, number, k, k_next):
+        told = np.full(4, (k - 1) / 1000, np.float32)
+        with_label, without = ask(x, told, given), ask(x, told, interface.null(given))
+        v = without[..., :1] + 3 * (with_label[..., :1] - without[..., :1])
+        noise = np.sqrt(1 - kept[k]) * x + np.sqrt(kept[k]) * v
+        share = (with_label[..., 1:] + 1) / 2
+        beta = 1 - kept[k] / kept[k_next]
+        mean = (x - beta / np.sqrt(1 - kept[k]) * noise) / np.sqrt(1 - beta)
+        if k_next == 0:
+            return mean
+        small = beta * (1 - kept[k_next]) / (1 - kept[k])
+        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), (8, 8, 1)))(own)
+        return mean + np.exp((share * np.log(beta) + (1 - share) * np.log(small)) / 2) * drawn
+
+    x = noise_for(streams.stream(root, "sample"), np.arange(4), (8, 8, 1))
+    index = np.rint(experiment.sampler.grid(6) * 1000).astype(int)
+    for number, (k, k_next) in enumerate(zip(index[:-1], index[1:])):
+        x = step(x, number, k, k_next)
+    difference = np.abs(np.asarray(to_uint8(x), int) - images)
+    assert np.mean((images > 0) & (images < 255)) > 0.3, "clipped pixels would hide differences"
+    assert difference.max() <= 1 and np.mean(difference > 0) < 0.02
