@@ -160,6 +160,8 @@ class Optimizer(Protocol):
 class Objective(Protocol):
     """What is minimised. A frozen dataclass of options; all methods are pure.
 
+    One whose network is sampled from noise holds what it was trained on as `process` (`jaxgen.samplers.process:Process`).
+
     An objective that needs ordinary Python between preparing and updating (a reward computed on the host) also defines
     `host_features() -> {name: per-example ShapeDtypeStruct}` and `host(rows) -> {name: np.ndarray [rows, ...]}`, which
     receives this host's rows of the prepared batch as NumPy arrays and whose result joins the batch.
@@ -225,7 +227,9 @@ class Autoencoder(Protocol):
 
 
 Velocity = Callable[[jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]]
-"""`velocity(x_t [B, ...], t [B], carry) -> (v [B, ...], carry)`: all that a sampler knows of a network."""
+"""`velocity(x_t [B, ..., C], t [B], carry) -> (v [B, ..., C], carry)`: all that a sampler knows of a network.
+
+Networks that learn the variance of a reverse step put out C channels more, behind those of v."""
 
 
 class Sampler(Protocol):

@@ -87,7 +87,10 @@ def velocity(
     streams: dict[str, types.Condition],
     compute: Any,
 ) -> jax.Array:
-    """The network's velocity at latents x [B, H, W, C] and times t [B]: float32 [B, H, W, C]."""
+    """What the network puts out at latents x [B, H, W, C] and times t [B]: float32 [B, H, W, C], or 2 C with a learned variance.
+
+    It is the velocity of a flow, or what else the process of the objective has a network predict.
+    """
     tokens = image_tokens(x, module.patch, compute)
     values = module.apply({"params": params}, tokens, t, streams)
     return image(values, x.shape, module.patch)

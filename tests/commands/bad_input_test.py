@@ -14,6 +14,7 @@ from jaxgen import cli
 from jaxgen import experiment as experiments
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
+DIFFUSION = "objective=jaxgen.objectives.gaussian_diffusion:GaussianDiffusion"
 # Quick to compile: classes instead of text, one block, one step of sampling.
 QUICK = (
     "model=jaxgen.models.dit:DiT",
@@ -108,6 +109,15 @@ OPTIONS = [
     pytest.param(["optimizer.epsilon=-1"], "optimizer.epsilon", "-1", "0 or more", id="negative epsilon"),
     pytest.param(["optimizer.weight_decay=-1"], "optimizer.weight_decay", "-1", "0 or more", id="weights that grow"),
     pytest.param(["model=jaxgen.models.dit:DiT", "model.classes=3"], "model.classes", "3", "at least 10", id="few classes"),
+    pytest.param(
+        ["model=jaxgen.models.dit:DiT", "model.learn_variance=true"], "model.learn_variance", "True", "False", id="variance"
+    ),
+    pytest.param([DIFFUSION, "objective.process.learned_variance=true"], "model.learn_variance", "False", "True", id="no variance"),
+    pytest.param([DIFFUSION, "sampler.steps=1001"], "sampler.steps", "1001", "at most 1000", id="more steps than training's"),
+    pytest.param([DIFFUSION, "sampler.stepper=ddpm"], "sampler.stepper.variance", "'learned_range'", "fixed_small", id="no range"),
+    pytest.param(["sampler.stepper=ancestral", "sampler.stepper.eta=1.5"], "sampler.stepper.eta", "1.5", "from 0", id="eta"),
+    pytest.param(["sampler.grid=respaced"], "sampler.grid.training_steps", "1000", "no steps", id="steps of a flow"),
+    pytest.param(["sampler.guidance_channels=2"], "sampler.guidance_channels", "2", "at most 1", id="channels to guide"),
     pytest.param(["seed=-1"], "seed", "-1", "not negative", id="negative seed"),
     pytest.param(["data.source=jaxgen.samplers.steppers:Euler"], "data.source", "'Euler'", "features, open", id="something else"),
 ]

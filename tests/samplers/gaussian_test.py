@@ -149,6 +149,23 @@ def moments(monkeypatch, process, sampler, mean, spread, network=None):
     return found.mean(axis=0), found.std(axis=0)
 
 
+@pytest.mark.parametrize("grid, steps", [(Respaced(), 5), (Strided(), 2)], ids=["from_the_end", "from_half_way"])
+def test_noise_is_what_the_network_is_first_shown_and_data_what_comes_out(grid, steps):
+    def network(x, t, carry):
+        first, told, count = carry
+        return 0 * x, (jnp.where(count == 0, x, first), told.at[count].set(t[0]), count + 1)
+
+    noise = jax.random.normal(KEY, (4, 2))
+    sampler, start = Sampler(steps=steps, grid=grid), (jnp.zeros((4, 2)), jnp.zeros(steps), 0)
+    path, (first, told, _) = sampler.trajectory(Diffusion().as_flow(network), noise, start, process=Diffusion())
+    np.testing.assert_allclose(first, noise, rtol=1e-6)
+    np.testing.assert_allclose(told, grid(steps)[:-1] - 0.001, atol=1e-7)
+    # Without any noise predicted, states are multiples of the data.
+    k = np.rint(grid(steps) * 1000).astype(int)
+    scales = np.sqrt(Diffusion().alphas_cumprod()[k] / Diffusion().alphas_cumprod()[k[0]])
+    np.testing.assert_allclose(path, scales[:, None, None] * np.asarray(noise), rtol=2e-5)
+
+
 STOCHASTIC = {
     "ancestral": Ancestral(),
     "fixed_small": DDPM("fixed_small"),
