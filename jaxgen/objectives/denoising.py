@@ -15,7 +15,7 @@ from jaxgen.parallel import keys
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoising:
-    """The network sees x_t of a process and predicts something of x_0 and ε. Subclasses say which process, times and loss.
+    """The network sees x_t of a process and predicts something of x_0 and ε. Subclasses have `process` and say times and loss.
 
     Attributes:
       condition_dropout: share of examples whose conditions are made null, for classifier-free guidance.
