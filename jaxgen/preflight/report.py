@@ -95,7 +95,7 @@ def _array(entry: dict[str, Any]) -> str:
 
 
 def _replicated(replicated: dict[str, Any]) -> str:
-    total = f"{replicated['bytes'] / 2**20:.1f} MiB of the training state lie whole on every chip"
+    total = f"{replicated['bytes'] / 2**20:.1f} MiB of what is kept lie whole on every chip"
     named = [f"{name} ({size / 2**20:.1f} MiB)" for name, size in replicated["large"].items()]
     large = ", ".join(named[:_NAMED])
     if len(named) > _NAMED:

@@ -8,11 +8,11 @@ MIB = 2**20
 @pytest.mark.parametrize(
     "count, said",
     [
-        (0, "0.0 MiB of the training state lie whole on every chip, no array above 1 MiB"),
-        (2, "4.0 MiB of the training state lie whole on every chip; a0 (2.0 MiB), a1 (2.0 MiB)"),
+        (0, "0.0 MiB of what is kept lie whole on every chip, no array above 1 MiB"),
+        (2, "4.0 MiB of what is kept lie whole on every chip; a0 (2.0 MiB), a1 (2.0 MiB)"),
         (
             5,
-            "10.0 MiB of the training state lie whole on every chip; a0 (2.0 MiB), a1 (2.0 MiB), a2 (2.0 MiB)"
+            "10.0 MiB of what is kept lie whole on every chip; a0 (2.0 MiB), a1 (2.0 MiB), a2 (2.0 MiB)"
             " and 2 more above 1 MiB (--json lists them)",
         ),
     ],
