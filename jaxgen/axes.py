@@ -38,6 +38,7 @@ AXES: dict[str, Axis] = {
     "kv": Axis("channels of one attention head", False),
     "mlp": Axis("hidden width of the feed-forward layer", True, ("tensor", "fsdp")),
     "qkv": Axis("query, key and value", False, stacked=True),
+    "branch": Axis("gate and value of a gated feed-forward layer", False, stacked=True),
     "modulation": Axis("shift, scale and gate", False),
     "patch": Axis("values of one patch", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),

@@ -49,7 +49,7 @@ def _network(model: DiT, grid: int, learn_variance: bool, published: int, revers
     scale = model.scaling.at(width)
     order = names.sinusoid_order(width)
     even = names.fused_query(scale, model.head_dim)
-    turn = (names.Rotate(_reversed(TIME_FEATURES).T),) if reverse else ()
+    turn = (names.Rotate(names.reversed_time(TIME_FEATURES).T),) if reverse else ()
     entries = [
         *names.patches("x_embedder.proj", "patches", model.patch, model.channels, width, order),
         *names.dense("t_embedder.mlp.0", "time.in", (TIME_FEATURES,), (width,), kernel_steps=turn),
@@ -88,11 +88,3 @@ def _output(model: DiT, scale: mup.Scale, order: np.ndarray, published: int, sig
         )
         found.append(dataclasses.replace(entry, steps=(*entry.steps, *steps)))
     return tuple(found)
-
-
-def _reversed(features: int) -> np.ndarray:
-    """The matrix R with sinusoid(1 - t) = R sinusoid(t), cosines before sines at frequencies 1 … 1/10 000."""
-    half = features // 2
-    angle = 10_000.0 ** (-np.arange(half) / half)
-    cos, sin = np.diag(np.cos(angle)), np.diag(np.sin(angle))
-    return np.block([[cos, sin], [sin, -cos]])

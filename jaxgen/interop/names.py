@@ -270,3 +270,11 @@ def position_table(rows: int, columns: int, width: int, spacing: float = 1.0) ->
     frequencies = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
     row, column = (spacing * x.reshape(-1, 1) * frequencies for x in np.indices((rows, columns)).astype(np.float64))
     return np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)], axis=-1)[None]
+
+
+def reversed_time(features: int, max_period: float = 10_000.0) -> np.ndarray:
+    """The matrix R with sinusoid(1 - t) = R sinusoid(t), cosines before sines at frequencies 1 … 1/max_period; orthogonal."""
+    half = features // 2
+    angle = max_period ** (-np.arange(half) / half)
+    cos, sin = np.diag(np.cos(angle)), np.diag(np.sin(angle))
+    return np.block([[cos, sin], [sin, -cos]])

@@ -107,7 +107,7 @@ def validate_transformer(model: Any) -> None:
             raise types.BadInput(name, getattr(model, name), "a positive number")
     if model.width % model.head_dim:
         raise types.BadInput("width", model.width, f"a multiple of head_dim={model.head_dim} (heads = width / head_dim)")
-    if model.activation not in ACTIVATIONS:
+    if hasattr(model, "activation") and model.activation not in ACTIVATIONS:
         raise types.BadInput("activation", model.activation, f"one of {', '.join(ACTIVATIONS)}")
     if model.context_attention not in METHODS:
         raise types.BadInput("context_attention", model.context_attention, f"one of {', '.join(METHODS)}")

@@ -34,17 +34,19 @@ class TimeEmbedding(nn.Module):
 
     Attributes:
       factor: what t is multiplied by, 1000 where the slowest and the fastest sinusoid are to turn as over 1000 discrete steps.
+      max_period: of the sinusoids over that of the fastest of them.
     """
 
     width: int
     scale: mup.Scale
     factor: float = 1000.0
+    max_period: float = 10_000.0
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         """t [...] in [0, 1] to [..., D]."""
         hidden = Linear((("features", TIME_FEATURES),), (("embed_out", self.width),), self.scale, name="in")(
-            sinusoid(self.factor * t, TIME_FEATURES)
+            sinusoid(self.factor * t, TIME_FEATURES, self.max_period)
         )
         return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(hidden))
 

@@ -1,4 +1,4 @@
-"""The feed-forward layer."""
+"""Feed-forward layers, plain and gated."""
 
 from __future__ import annotations
 
@@ -42,3 +42,30 @@ class MLP(nn.Module):
         return Linear((("mlp", self.hidden),), (("embed_out", self.width),), self.scale, name="out")(
             ACTIVATIONS[self.activation](x)
         )
+
+
+class SwiGLU(nn.Module):
+    """A linear map of silu(gate) · value, both linear in the input, without biases (Shazeer, arXiv 2002.05202, equation 6).
+
+    Attributes:
+      hidden: size of gate and of value, and that size at the base width: rounded as it is, it does not grow as the width does.
+    """
+
+    width: int
+    hidden: tuple[int, int]
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, L, D] to [B, L, D]."""
+        hidden = ("mlp", *self.hidden)
+        # One product for both: the input is read once.
+        x = Linear((("embed", self.width),), (("branch", 2), hidden), self.scale, bias=False, name="in")(x)
+        x = constrain(checkpoint_name(x, "mlp_hidden"), "batch", "length", None, "activation_mlp")
+        x = nn.silu(x[:, :, 0]) * x[:, :, 1]
+        return Linear((hidden,), (("embed_out", self.width),), self.scale, bias=False, name="out")(x)
+
+
+def gated_hidden(width: int, ratio: int) -> int:
+    """F with which a gated layer of three maps has about the parameters of a plain one of `ratio` · D: two thirds of it."""
+    return 2 * ratio * width // 3

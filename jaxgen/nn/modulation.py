@@ -27,6 +27,7 @@ class Modulation(nn.Module):
 
     Attributes:
       condition: width of the conditioning vector where it is another than `width`.
+      silu: False where the vector comes with its SiLU taken, once for all layers.
     """
 
     count: int
@@ -34,6 +35,7 @@ class Modulation(nn.Module):
     scale: mup.Scale
     gates: Gates = Gates.ZERO
     condition: int | None = None
+    silu: bool = True
 
     @nn.compact
     def __call__(self, c: jax.Array) -> tuple[jax.Array, ...]:
@@ -43,7 +45,7 @@ class Modulation(nn.Module):
         outputs = (("modulation", self.count), ("embed_out", self.width))
         # One vector a picture is a few rows, and the kernel as large as that of a feed-forward layer: it stays where it is.
         few = math.prod(c.shape[:2]) * (condition + self.count * self.width) < condition * self.count * self.width
-        c = nn.silu(c)
+        c = nn.silu(c) if self.silu else c
         if few:
             # Whole, then divided as the kernel is: so the product sums over devices instead of gathering the kernel.
             c = constrain(constrain(c, None, None, None), None, None, "embed")

@@ -27,3 +27,26 @@ def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Ar
     first, second = jnp.split(x.astype(jnp.float32).reshape(*x.shape[:-1], axes, share), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def stretched(positions: jax.Array, segments: jax.Array, grid: tuple[int, int] | None, span: float = 16.0) -> jax.Array:
+    """Coordinates scaled so that each picture spans `span` on each axis, whatever its resolution (DDT, arXiv 2504.05741).
+
+    Neighbours on a side of n tokens come to lie span/(n - 1) apart; on a side of one token, all at 0.
+
+    Args:
+      positions: [B, L, axes] float32, one apart.
+      segments: [B, L], equal within a picture.
+      grid: rows and columns where each row of the batch is one picture; None measures the pictures of packed rows.
+
+    Returns:
+      [B, L, axes] float32.
+    """
+    if grid is not None:
+        extent = jnp.asarray(grid, jnp.float32) - 1
+    else:
+        together = (segments[:, :, None] == segments[:, None, :])[..., None]
+        others = positions[:, None, :, :]
+        highest = jnp.max(jnp.where(together, others, -jnp.inf), axis=2)
+        extent = highest - jnp.min(jnp.where(together, others, jnp.inf), axis=2)
+    return positions * jnp.where(extent > 0, span / jnp.where(extent > 0, extent, 1), 0)

@@ -41,6 +41,7 @@ class Sampler:
         default=Euler(),
         metadata={
             "choices": {
+                "adams_bashforth": "jaxgen.samplers.steppers:AdamsBashforth",
                 "ancestral": "jaxgen.samplers.steppers:Ancestral",
                 "ddpm": "jaxgen.samplers.stochastic:DDPM",
                 "euler": "jaxgen.samplers.steppers:Euler",

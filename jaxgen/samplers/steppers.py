@@ -186,3 +186,58 @@ class DPMSolverPP2M:
         ratio = FLOW.sigma(t_next) / FLOW.sigma(t)
         weight = FLOW.alpha(t_next) - FLOW.alpha(t) * ratio
         return ratio * x + weight * extrapolated, (data, lambda_now), carry
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamsBashforth:
+    """The explicit linear multistep method on any grid, one call a step (Hairer, Nørsett, Wanner, Solving ODEs I, §III.5).
+
+    A step integrates the polynomial through the last `order` velocities exactly. The first steps have fewer and are of lower order,
+    and as the first of all is Euler's, the error of a run falls with the square of the steps at best; orders 3 and 4 change the
+    factor. It is the multistep solver of DDT's code (arXiv 2504.05741).
+
+    Attributes:
+      order: 1 (Euler) to 4.
+    """
+
+    order: int = 2
+
+    def validate(self) -> None:
+        if not 1 <= self.order <= 4:
+            raise BadInput("order", self.order, "1, 2, 3 or 4")
+
+    def calls(self, steps: int) -> int:
+        return steps
+
+    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
+        before = self.order - 1
+        # Times of velocities that are not there yet: never used, apart from each other so that nothing divides by zero.
+        times = 2 + jnp.arange(before, dtype=x.dtype)
+        return jnp.zeros((before, *x.shape), x.dtype), times, jnp.zeros((), jnp.int32)
+
+    def step(
+        self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
+    ) -> tuple[jax.Array, PyTree, PyTree]:
+        earlier, earlier_times, count = state
+        v, carry = ask(velocity, x, t, carry)
+        velocities = jnp.concatenate([v[None], earlier])
+        times = jnp.concatenate([jnp.asarray(t, x.dtype)[None], earlier_times])
+        h = t_next - t
+        rows = [adams_weights((times[: k + 1] - t) / h) for k in range(self.order)]
+        weights = jnp.stack([jnp.pad(row, (0, self.order - len(row))) for row in rows])[jnp.minimum(count, self.order - 1)]
+        x = x + h * jnp.tensordot(weights, velocities, axes=1, precision=jax.lax.Precision.HIGHEST)
+        return x, (velocities[:-1], times[:-1], count + 1), carry
+
+
+def adams_weights(places: jax.Array) -> jax.Array:
+    """Weights [n] by which values at `places` [n] (all different) give the mean over [0, 1] of the polynomial through them."""
+    weights = []
+    for j in range(places.shape[0]):
+        # Coefficients of the Lagrange polynomial that is 1 at place j and 0 at the others, lowest power first.
+        basis = jnp.ones((1,), places.dtype)
+        for i in range(places.shape[0]):
+            if i != j:
+                shifted = jnp.pad(basis, (1, 0)) - places[i] * jnp.pad(basis, (0, 1))
+                basis = shifted / (places[j] - places[i])
+        weights.append(jnp.sum(basis / jnp.arange(1, basis.shape[0] + 1, dtype=places.dtype)))
+    return jnp.stack(weights)

@@ -37,15 +37,23 @@ class Uniform:
 
     Attributes:
       shift: α of `jaxgen.samplers.time_grids.shift`; 1 leaves the times equally spaced.
+      last_step: length of the step to t = 0, before the shift, where it is to differ from the others (SiT, arXiv 2401.08740, and
+        DDT, arXiv 2504.05741: 0.04); None makes all equal. A grid of one step has that one alone.
     """
 
     shift: float = 1.0
+    last_step: float | None = None
 
     def validate(self) -> None:
-        """Raises BadInput for a shift that is not positive and finite."""
+        """Raises BadInput for a shift that is not positive and finite, and for a last step that is no part of the way."""
         if not (math.isfinite(self.shift) and self.shift > 0):
             raise BadInput("shift", self.shift, "a finite number above 0")
+        if self.last_step is not None and not 0 < self.last_step < 1:
+            raise BadInput("last_step", self.last_step, "between 0 and 1, or none")
 
     def __call__(self, steps: int) -> np.ndarray:
+        times = np.linspace(1.0, 0.0, steps + 1)
+        if self.last_step is not None and steps > 1:
+            times[:-1] = np.linspace(1.0, self.last_step, steps)
         # Rounded once, at the end: both ends come out exact.
-        return shift(np.linspace(1.0, 0.0, steps + 1), self.shift).astype(np.float32)
+        return shift(times, self.shift).astype(np.float32)

@@ -60,10 +60,24 @@ class Probe:
         return out
 
 
+def stacks(player: types.Player) -> dict[str, int]:
+    """Number of layers of each scanned module of a player, by its dotted name, for example {"encoder.blocks": 3}."""
+    boxed = jax.eval_shape(lambda: player.module.init(jax.random.key(0), *player.inputs())["params"])
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)
+    found = [(steps.dotted(path).split("."), box) for path, box in leaves]
+    owners = lambda names: [".".join(names[: i + 1]) for i in range(len(names))]
+    outside = {owner for names, box in found if box.names[0] != "layers" for owner in owners(names)}
+    return {
+        next(owner for owner in owners(names) if owner not in outside): box.value.shape[0]
+        for names, box in found
+        if box.names[0] == "layers"
+    }
+
+
 def activations(experiment: experiments.Experiment, player: str) -> Callable:
     """Jitted (state, frozen, batch) -> {name: activation} of one player in its loss, noise the same at every call.
 
-    Activations of scanned layers are separate entries, "blocks.mlp.in.0[2]" for the third layer.
+    Activations of scanned layers (`stacks`) are separate entries, "blocks.mlp.in.0[2]" for the third layer.
     """
     objective = experiment.objective
     modules = steps.modules(experiment)
@@ -78,21 +92,14 @@ def activations(experiment: experiments.Experiment, player: str) -> Callable:
         objective.loss(player, state.params[player], views, prepared, key, state.step, state.memory)
         found = {}
         for name, value in probe.found.items():
-            layers = layers_of.get(name.split(".")[0])
-            if layers is not None:
-                found |= {f"{name}[{i}]": value[i] for i in range(layers)}
-            else:
+            depth = next((count for stack, count in layers_of.items() if name.startswith(f"{stack}.")), None)
+            if depth is None:
                 found[name] = value
+            else:
+                found |= {f"{name}[{i}]": value[i] for i in range(depth)}
         return found
 
     return jax.jit(run)
-
-
-def stacks(player: types.Player) -> dict[str, int]:
-    """Number of layers of each scanned module of a player, by name."""
-    boxed = jax.eval_shape(lambda: player.module.init(jax.random.key(0), *player.inputs())["params"])
-    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)
-    return {path[0].key: leaf.value.shape[0] for path, leaf in leaves if leaf.names[0] == "layers"}
 
 
 def sizes(

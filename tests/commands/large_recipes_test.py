@@ -15,6 +15,7 @@ SHORT = ["training.steps=2", "training.checkpoint_every=2", "mesh.data=2", "mesh
     [
         ("dit_xl2_imagenet256", 1),
         pytest.param("mmdit_18b_1024", 1, marks=pytest.mark.slow),
+        pytest.param("ddt_xl2_imagenet256", 3, marks=pytest.mark.slow),
         pytest.param("pixart_xl2_512", 1, marks=pytest.mark.slow),
         ("uvit_l2_imagenet256", 2),
     ],

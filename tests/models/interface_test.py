@@ -4,6 +4,7 @@ import pytest
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.ddt import DDT, ImprovedDiT
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
 from jaxgen.models.pixart import PixArt
@@ -68,7 +69,7 @@ def test_a_null_stream_has_no_entry_and_dropping_makes_just_those_examples_null(
     np.testing.assert_array_equal(dropped.segments, [[0, 0, 0], [1, 2, 2]])
 
 
-@pytest.mark.parametrize("model", [DiT, MMDiT, PixArt, UViT])
+@pytest.mark.parametrize("model", [DiT, MMDiT, PixArt, UViT, ImprovedDiT, DDT])
 @pytest.mark.parametrize(
     "options, option",
     [
@@ -91,10 +92,11 @@ def test_a_model_that_cannot_be_is_refused_by_the_options_name(model, options, o
     [
         (DiT(width=6, head_dim=6), "width"),
         (MMDiT(width=12, head_dim=6), "head_dim"),
+        (ImprovedDiT(width=12, head_dim=6), "head_dim"),
         (MMDiT(vocabulary=0), "vocabulary"),
         (MMDiT(text_features=32), "vocabulary"),
     ],
-    ids=["odd_sinusoid", "odd_rotation", "no_text", "ids_and_features"],
+    ids=["odd_sinusoid", "odd_rotation", "odd_rotation_of_the_improved", "no_text", "ids_and_features"],
 )
 def test_what_only_one_model_needs_is_checked_too(model, option):
     with pytest.raises(types.BadInput) as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen import mup, types
+from jaxgen.models.ddt import DDT
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
 from jaxgen.models.pixart import PixArt
@@ -17,6 +18,7 @@ from jaxgen.models.uvit import UViT
 SCALING = mup.Scaling(base_width=8)
 MODELS = {
     "dit": DiT(width=16, depth=2, head_dim=8, classes=9, scaling=SCALING),
+    "ddt": DDT(width=16, depth=2, encoder_depth=1, head_dim=8, classes=9, scaling=SCALING),
     "mmdit": MMDiT(width=16, depth=2, head_dim=8, vocabulary=11, text_length=5, scaling=SCALING),
     "mmdit_single": MMDiT(
         width=16, depth=1, single_depth=2, head_dim=8, vocabulary=11, text_length=5, guidance=2.0, scaling=SCALING
@@ -191,6 +193,7 @@ def test_one_example_of_a_packed_row_may_have_no_condition(name):
 
 NULLS = [
     ("dit", "labels", slice(9, 10)),
+    ("ddt", "labels", slice(9, 10)),
     ("mmdit", "null", slice(1)),
     ("uvit", "labels", slice(9, 10)),
     ("pixart", "null", slice(5)),

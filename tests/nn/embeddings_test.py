@@ -50,6 +50,20 @@ def test_time_embedding_is_a_two_layer_network_of_a_thousand_t():
     np.testing.assert_allclose(module.apply(variables, t), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_frequencies_of_time_follow_factor_and_period():
+    module = TimeEmbedding(8, SCALE, factor=1.0, max_period=10.0)
+    t = jnp.asarray([0.0, 0.25, 1.0])
+    variables = filled(module, t)
+    # The first layer alone: its kernel reads the features off.
+    angles = np.asarray(t, np.float64)[:, None] * 10.0 ** (-np.arange(128) / 128)
+    assert angles[-1, 0] == 1 and angles[-1, -1] == pytest.approx(10 ** (-127 / 128))
+    _, kept = module.apply(variables, t, capture_intermediates=True, mutable=["intermediates"])
+    features = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    expected = features @ np.asarray(variables["params"]["in"]["kernel"]) + np.asarray(variables["params"]["in"]["bias"])
+    np.testing.assert_allclose(kept["intermediates"]["in"]["__call__"][0], expected, atol=2e-5)
+    np.testing.assert_allclose(sinusoid(t, 256, 10.0), features, atol=1e-6)
+
+
 def test_a_time_embedding_of_another_factor_is_that_of_another_time():
     t = jnp.asarray([0.0, 0.25, 1.0])
     variables = filled(TimeEmbedding(8, SCALE), t)

@@ -31,6 +31,13 @@ def test_modulation_is_a_linear_map_of_the_activated_condition_split_into_vector
         np.testing.assert_allclose(vector, active @ np.asarray(kernel[:, i]) + np.asarray(bias[i]), atol=1e-5)
 
 
+def test_a_condition_whose_silu_is_taken_is_mapped_as_it_is():
+    c, params = draw(2, 3, 8), {"linear": {"kernel": draw(8, 4, 8), "bias": draw(4, 8)}}
+    expected = Modulation(4, 8, SCALE).apply({"params": params}, c)
+    found = Modulation(4, 8, SCALE, silu=False).apply({"params": params}, nn.silu(c))
+    np.testing.assert_allclose(jnp.stack(found), jnp.stack(expected), atol=1e-6)
+
+
 @pytest.mark.parametrize("gates, zero", [(Gates.ZERO, True), (Gates.RANDOM, False)], ids=["zero", "random"])
 def test_gates_start_at_zero_or_at_random(gates, zero):
     c = draw(1, 1, 8)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,3 +36,13 @@ def test_the_output_multiplier_is_applied_once():
     base = np.asarray(head(8).apply({"params": params}, X, C))
     np.testing.assert_allclose(head(2).apply({"params": params}, X, C), base / 4, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(head(2, 3.0).apply({"params": params}, X, C), base * 3 / 4, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_may_be_given_a_condition_whose_silu_is_taken():
+    params = {
+        "modulation": {"linear": {"kernel": draw(8, 2, 8), "bias": draw(2, 8)}},
+        "out": {"kernel": draw(8, 4), "bias": draw(4)},
+    }
+    bare = dataclasses.replace(head(8), silu=False)
+    found = bare.apply({"params": params}, X, jax.nn.silu(C))
+    np.testing.assert_allclose(found, head(8).apply({"params": params}, X, C), rtol=1e-5, atol=1e-6)

@@ -64,3 +64,10 @@ def test_times_are_float32_and_differ(distribution):
 def test_a_deviation_that_is_not_positive_is_refused():
     with pytest.raises(types.BadInput, match="std"):
         LogitNormal(std=0.0).validate()
+
+
+def test_half_of_ddt_s_times_lie_in_the_middle_half_and_more():
+    # logit t normal: P(1/4 < t < 3/4) = 2 Φ(ln 3) - 1, here over 1e5 draws.
+    t = np.asarray(jax.jit(jax.vmap(lambda key: LogitNormal()(key, 4)[0]))(jax.random.split(KEY, 100_000)))
+    assert abs(t.mean() - 0.5) < 0.01
+    assert abs(((t > 0.25) & (t < 0.75)).mean() - 0.728) < 0.01

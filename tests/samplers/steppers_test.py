@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxgen.samplers.sampler import Sampler, keys_for
-from jaxgen.samplers.steppers import Ancestral, DPMSolverPP2M, Euler, Heun
+from jaxgen.samplers.steppers import AdamsBashforth, Ancestral, DPMSolverPP2M, Euler, Heun, adams_weights
 from jaxgen.samplers.time_grids import Uniform
 from jaxgen.types import BadInput
 
-STEPPERS = {"euler": Euler(), "heun": Heun(), "dpm_solver_pp_2m": DPMSolverPP2M()}
-ORDERS = {"euler": 1, "heun": 2, "dpm_solver_pp_2m": 2}
+STEPPERS = {"euler": Euler(), "heun": Heun(), "dpm_solver_pp_2m": DPMSolverPP2M(), "adams_bashforth": AdamsBashforth(2)}
+ORDERS = {"euler": 1, "heun": 2, "dpm_solver_pp_2m": 2, "adams_bashforth": 2}
 MEAN = np.array([1.5, -0.7])
 TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
 SPREAD = np.array([1.6, 0.25])  # standard deviations of the data along the columns of TURN
@@ -258,3 +258,66 @@ def test_ancestral_without_keys_or_with_a_senseless_eta_is_refused():
     for eta in (-0.1, 1.5):
         with pytest.raises(BadInput, match="eta"):
             Ancestral(eta).validate()
+
+
+def test_weights_of_equal_steps_are_those_of_adams_and_bashforth():
+    known = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+    for order, expected in known.items():
+        np.testing.assert_allclose(adams_weights(-jnp.arange(order, dtype=jnp.float32)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_weights_of_unequal_steps_integrate_every_polynomial_of_their_order(order):
+    places = jnp.asarray([0.0, -0.4, -1.7, -2.1][:order])
+    weights = adams_weights(places)
+    for power in range(order):
+        np.testing.assert_allclose(jnp.sum(weights * places**power), 1 / (power + 1), rtol=1e-5)
+    assert abs(weights.sum() - 1) < 1e-6
+    if order == 2:  # 1 + h / (2 h₋) and -h / (2 h₋)
+        np.testing.assert_allclose(weights, [1 + 1 / 0.8, -1 / 0.8], rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uneven:
+    """Steps that grow fourfold and more from the first to the last."""
+
+    def __call__(self, steps):
+        return np.linspace(1.0, 0.0, steps + 1) ** 2
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_the_multistep_error_on_uneven_steps_falls_with_its_order_as_far_as_the_first_step_lets_it(order):
+    # Decay towards the data, dx/dt = x in a time that falls, so x is e^-1 of the noise at the end.
+    counts, found = [16, 32, 64, 128], []
+    for steps in counts:
+        with jax.enable_x64(True):
+            sampler = Sampler(steps=steps, stepper=AdamsBashforth(order), grid=Uneven())
+            x, _ = sampler(lambda x, t, carry: (x, carry), jnp.ones((1, 1), jnp.float64), ())
+            found.append(abs(float(x[0, 0]) - np.exp(-1)))
+    slope = np.polyfit(np.log(counts), np.log(found), 1)[0]
+    # The first step is Euler's, whose error of h² stays in the result whatever comes behind.
+    assert abs(slope + min(order, 2)) < 0.15
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_multistep_history_is_of_the_velocities_and_times_of_the_last_steps(order):
+    # Velocities that are a polynomial in t alone are integrated exactly as soon as the history is long enough.
+    stepper = AdamsBashforth(order)
+    integral = lambda t: t**order / order
+    times = np.array([1.0, 0.9, 0.65, 0.5, 0.45, 0.2, 0.0])
+    with jax.enable_x64(True):
+        x = jnp.zeros((1, 1), jnp.float64)
+        state, changes = stepper.init(x), []
+        for t, t_next in zip(times[:-1], times[1:], strict=True):
+            end, state, _ = stepper.step(lambda x, t, carry: ((t ** (order - 1))[:, None] + 0 * x, carry), x, t, t_next, state, ())
+            changes.append(float(end[0, 0] - x[0, 0]))
+            x = end
+    exact = integral(times[1:]) - integral(times[:-1])
+    wrong = np.abs(np.array(changes) - exact)
+    assert np.all(wrong[: order - 1] > 1e-4) and np.all(wrong[order - 1 :] < 1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 5])
+def test_an_order_that_the_multistep_method_does_not_have_is_refused(order):
+    with pytest.raises(BadInput, match="order"):
+        AdamsBashforth(order).validate()

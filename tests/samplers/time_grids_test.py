@@ -40,3 +40,34 @@ def test_shifts_compose():
 def test_bad_shift_is_refused(alpha):
     with pytest.raises(BadInput, match="shift"):
         Uniform(alpha).validate()
+
+
+def test_the_last_step_is_as_long_as_asked_and_the_others_share_the_rest():
+    times = Uniform(last_step=0.04)(250)
+    assert times.shape == (251,) and times[-1] == 0
+    np.testing.assert_allclose(times[:-1], 1 - np.arange(250) * 0.96 / 249, atol=1e-7)
+
+
+def test_the_shift_moves_the_last_step_with_the_others():
+    straight, shifted = Uniform(last_step=0.04)(250).astype(np.float64), Uniform(2.0, 0.04)(250)
+    np.testing.assert_allclose(shifted, shift(straight, 2.0), atol=2e-7)
+
+
+def test_one_step_is_the_whole_way_whatever_the_last_step():
+    np.testing.assert_array_equal(Uniform(last_step=0.04)(1), [1, 0])
+
+
+def test_a_last_step_as_long_as_the_others_changes_nothing():
+    np.testing.assert_allclose(Uniform(last_step=1 / 8)(8), Uniform()(8), atol=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_the_middle_moves_as_published(alpha):
+    # Published with time from noise to data: 1/2 goes to 1 / (1 + shift).
+    np.testing.assert_allclose(1 - shift(0.5, alpha), 1 / (1 + alpha), atol=1e-7)
+
+
+@pytest.mark.parametrize("length", [0.0, 1.0, -0.1, float("nan")])
+def test_a_last_step_that_is_no_part_of_the_way_is_refused(length):
+    with pytest.raises(BadInput, match="last_step"):
+        Uniform(last_step=length).validate()

@@ -9,6 +9,7 @@ import pytest
 from jaxgen import experiment as experiments
 from jaxgen import mup
 from jaxgen.data import loader
+from jaxgen.nn.modulation import Gates
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
 from jaxgen.training import coordinate_check
@@ -48,6 +49,8 @@ def plant(monkeypatch, fault):
         def described(scale, *arguments):
             box = describe(scale, *arguments)
             if name == "kernel" and fault == "a hidden rate as at base width" and path.endswith("mlp/in"):
+                return box.replace(learning_rate=1.0)
+            if fault == "all hidden rates as at base width" and box.group == "hidden":
                 return box.replace(learning_rate=1.0)
             if name == "kernel" and fault == "the input rate scaled as hidden" and path == "patches":
                 return box.replace(learning_rate=1 / scale.ratio)
@@ -108,6 +111,35 @@ def test_the_whole_check_with_a_missing_rule(fault, monkeypatch):
     assert abs(slopes((64, 128, 256, 512, 1024), 3).worst()[1]) > 0.1
 
 
+# Modulation, gates and gated layers multiply each other: at ten times this rate the second step already leaves what a line can fit.
+DECOUPLED = ("model=jaxgen.models.ddt:DDT", "model.depth=3", "model.encoder_depth=2", "optimizer.learning_rate=0.001")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gates", Gates)
+def test_the_whole_check_of_ddt(gates):
+    found = slopes((64, 128, 256, 512, 1024), 3, *DECOUPLED, f"model.gates={gates}")
+    # Sizes that no step has changed are those of the start: under frequencies that all sweep one radian at most, the embedding of
+    # time is of one draw for the whole batch, and three draws at width 64 tell its size to a tenth.
+    trained = {name: slope for name, slope in found.scale.items() if not name.startswith("time.")}
+    assert max(map(abs, trained.values())) <= 0.1 and max(map(abs, found.change.values())) <= 0.1
+    assert np.median(np.abs(list(found.change.values()))) <= 0.05
+    assert len(trained) > 60 and len(found.change) > 60
+
+
+@pytest.mark.slow
+def test_hidden_rates_that_ddt_lacks_are_seen(monkeypatch):
+    plant(monkeypatch, "all hidden rates as at base width")
+    change = list(slopes(NARROW, 2, *DECOUPLED).change.values())
+    assert max(change) > 0.12 and np.median(np.abs(change)) >= 0.25
+
+
+@pytest.mark.slow
+def test_an_output_multiplier_that_ddt_lacks_is_seen(monkeypatch):
+    plant(monkeypatch, "no output multiplier")
+    assert slopes(NARROW, 2, *DECOUPLED).change["out.0"] >= 0.7
+
+
 # At a rate of 0.01 the second update of these is no small one, and sizes at width 64 differ from those of wide networks by a tenth.
 FAMILY = ("model.scaling.base_width=64", "model.depth=2", "optimizer.learning_rate=0.003")
 FEATURES = ("data.source.text_features=24", "model.depth=1")
@@ -152,9 +184,10 @@ def test_a_missing_rule_is_seen_in_each_family(fault, least, name, monkeypatch):
         ("quickstart", "model.single_depth=2", {"blocks": 3, "single_blocks": 2}),
         ("pixart_xl2_512", "model.depth=3", {"blocks": 3}),
         ("uvit_l2_imagenet256", "model.depth=6", {"in_blocks": 3, "out_blocks": 3}),
+        ("ddt_xl2_imagenet256", "model.depth=5", {"encoder.blocks": 2, "decoder.blocks": 3}),
     ],
 )
-def test_the_stacks_of_a_model_are_found_by_its_parameters(recipe, override, expected):
+def test_the_stacks_of_a_model_are_found_by_its_parameters_wherever_they_lie(recipe, override, expected):
     variant = "" if recipe == "quickstart" else ":tiny"
     experiment, _ = experiments.load(f"{CONFIGS / recipe}.py{variant}", [override])
     (player,) = experiment.objective.players(experiment)
