@@ -40,10 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxgen.parallel import sharding
     from jaxgen.training import coordinate_check
 
-    try:
-        widths = sorted({int(width) for width in arguments.widths.split(",")})
-    except ValueError:
-        raise types.BadInput("--widths", arguments.widths, "whole numbers separated by commas") from None
+    widths = session.widths(arguments.widths)
     if len(widths) < 2 or arguments.steps < 2:
         raise types.BadInput("--widths and --steps", (widths, arguments.steps), "two widths and two steps at least")
     settings = [

@@ -98,6 +98,18 @@ def load(arguments: argparse.Namespace, reference: str) -> tuple[experiments.Exp
     return experiments.load(reference, arguments.set, arguments.trust)
 
 
+def widths(text: str) -> list[int]:
+    """The widths given by `--widths`, ascending.
+
+    Raises:
+      BadInput: not whole numbers.
+    """
+    try:
+        return sorted({int(width) for width in text.split(",")})
+    except ValueError:
+        raise types.BadInput("--widths", text, "whole numbers separated by commas") from None
+
+
 def chosen_seed(asked: int | None, experiment: experiments.Experiment) -> int:
     """The seed given by `--seed`, or the experiment's.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import upath
 
 from jaxgen import run
@@ -42,6 +43,51 @@ def coordinate_check(widths: Sequence[int], found: dict[str, Any], tolerance: fl
             axis.grid(alpha=0.3)
             if row == 1:
                 axis.set_xlabel("width")
+    _write(figure, path)
+
+
+def rates(panels: Mapping[str, Mapping[int, Any]], path: str) -> None:
+    """Draws loss against learning rate, one line a width with the optimum marked and its seeds' range shaded, a panel each.
+
+    Args:
+      panels: by title, `training.rate_optimum.Curve` by width. path: of the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(6 * columns, 4.2 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        finite = [curve.losses[np.isfinite(curve.losses)] for curve in curves.values()]
+        for number, (width, curve) in enumerate(curves.items()):
+            color = pyplot.get_cmap("viridis")(0.9 * number / max(len(curves) - 1, 1))
+            # A loss that is not finite has no place; the line ends there.
+            shown = np.where(np.isfinite(curve.losses), curve.losses, np.nan)
+            middle = np.exp(np.log(shown).mean(axis=1))
+            label = f"{width}: 2^{curve.optimum:.2f}" if np.isfinite(curve.optimum) else f"{width}: best at an end"
+            axis.plot(2.0**curve.exponents, middle, color=color, marker="o", markersize=3, label=label)
+            axis.fill_between(2.0**curve.exponents, shown.min(axis=1), shown.max(axis=1), color=color, alpha=0.2, linewidth=0)
+            axis.axvline(2.0**curve.optimum, color=color, linestyle=":", linewidth=1.2)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        if any(map(len, finite)):
+            low = min(values.min() for values in finite if len(values))
+            # Far from the optimum losses explode, and what matters would be a flat line.
+            axis.set_ylim(0.97 * low, min(2.5 * low, 1.05 * max(values.max() for values in finite if len(values))))
+        axis.set(title=title, xlabel="learning rate at base width", ylabel="loss")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(title="width: best rate", fontsize=8)
+    _write(figure, path)
+
+
+def _write(figure: Any, path: str) -> None:
+    from matplotlib import pyplot
+
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

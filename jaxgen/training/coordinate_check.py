@@ -8,7 +8,7 @@ long before it shows in the size (arXiv 2505.15270).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -176,23 +176,31 @@ def losses(
       done: called after each run.
     """
     built = steps.build(experiment, mesh)
-    count = experiment.training.steps
     found = []
     for seed in seeds:
         state, frozen = built.initial(np.uint32(seed)), built.load_frozen(np.uint32(seed))
-        tail = []
         with open_batches() as batches:
-            for number, batch in batches:
-                state, report = built(state, frozen, batch)
-                if number >= count - max(count // 5, 1):
-                    tail.append(report.metrics["loss"])
-                if number + 1 == count:
-                    break
-        # The flag stays down after the first step that was not finite.
-        finite = bool(jax.device_get(report.finite))
-        found.append(np.mean([float(mean.value()) for mean in jax.device_get(tail)]) if finite else np.nan)
+            found.append(final_loss(built, state, frozen, batches, experiment.training.steps))
         done()
     return np.asarray(found)
+
+
+def final_loss(built: steps.Step, state: Any, frozen: types.PyTree, batches: Iterable, count: int) -> float:
+    """Mean loss over the last fifth of `count` steps; NaN where one of the steps was not finite. Donates the state.
+
+    Args:
+      batches: yields (step, batch) from step 0 on.
+    """
+    tail = []
+    for number, batch in batches:
+        state, report = built(state, frozen, batch)
+        if number >= count - max(count // 5, 1):
+            tail.append(report.metrics["loss"])
+        if number + 1 == count:
+            break
+    # The flag stays down after the first step that was not finite.
+    finite = bool(jax.device_get(report.finite))
+    return float(np.mean([float(mean.value()) for mean in jax.device_get(tail)])) if finite else float("nan")
 
 
 def wider_is_better(widths: Sequence[int], by_width: np.ndarray) -> list[str]:

@@ -1,0 +1,1 @@
+"""Claims of the papers, repeated at small scale; one file each."""
