@@ -132,7 +132,7 @@ def test_train_refuses_an_option(overrides, option, found, needed, refusal, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["config", "mup-check"])
+@pytest.mark.parametrize("command", ["config", "mup-check", "mup-sweep"])
 def test_the_other_commands_refuse_an_option_as_well(command, refusal):
     assert refusal(command, TINY, *sets("model.widht=64")).startswith("model.widht: found '64'")
 
@@ -148,6 +148,20 @@ def test_the_other_commands_refuse_an_option_as_well(command, refusal):
 )
 def test_mup_check_refuses_widths(widths, said, refusal):
     assert refusal("mup-check", TINY, "--widths", widths).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--widths", "32,x"), "--widths: found '32,x'"),
+        (("--widths", "32,40"), "model.width: found 40"),
+        (("--rates", "0.1,0.2"), "--rates: found '0.1,0.2'"),
+        (("--set", "optimizer.b1=2"), "optimizer.b1: found 2"),
+    ],
+)
+def test_mup_sweep_refuses(arguments, said, refusal, tmp_path):
+    assert refusal("mup-sweep", TINY, "--folder", tmp_path / "sweep", *arguments).startswith(said)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_figures_that_cannot_be_written_are_refused_before_the_work(refusal, tmp_path):

@@ -19,6 +19,7 @@ from jaxgen.training.muon import Muon
 from jaxgen.training.optimizer import AdamW
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
+SMALL = ("model=jaxgen.models.dit:DiT", "model.depth=1", "model.width=16", "data.batch_size=8", "optimizer.schedule=constant")
 MATRIX = mup.Matrix((-2,), (-1,))
 
 
@@ -48,7 +49,7 @@ def test_the_rule_is_that_of_the_configured_rate(kind, options):
 
 
 def test_every_rate_trains_by_one_program_and_to_the_bits_of_the_configured_one():
-    experiment, _ = experiments.load(TINY, ["model.depth=1", "data.batch_size=8", "optimizer.schedule=constant"])
+    experiment, _ = experiments.load(TINY, SMALL)
     mesh = meshes.build(experiment.mesh, jax.devices()[:1])
     data, rates = experiment.data, (0.004, 0.02)
 
