@@ -82,6 +82,23 @@ def interval(value: float, by_seed: Sequence[float]) -> tuple[float, float]:
     return float(value - half), float(value + half)
 
 
+def interval_of_sum(value: float, weights: Sequence[float], by_seed: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval of a weighted sum of means over seeds, each mean with seeds of its own (Welch and Satterthwaite).
+
+    Args:
+      value: the sum. weights: of the means. by_seed: of each mean, the values that it is taken over.
+    """
+    groups = [np.asarray(values, float) for values in by_seed]
+    if min(map(len, groups)) < 2 or not all(np.all(np.isfinite(group)) for group in groups):
+        return math.nan, math.nan
+    variances = np.array([weight**2 * group.var(ddof=1) / len(group) for weight, group in zip(weights, groups, strict=True)])
+    if not variances.any():
+        return float(value), float(value)
+    freedom = variances.sum() ** 2 / sum(v**2 / (len(group) - 1) for v, group in zip(variances, groups, strict=True))
+    half = stats.t.ppf((1 + SHARE) / 2, freedom) * math.sqrt(variances.sum())
+    return float(value - half), float(value + half)
+
+
 def combined(verdicts: Sequence[Verdict]) -> Verdict:
     """Holds where all do, does not hold where one does not, otherwise inconclusive."""
     if Verdict.DOES_NOT_HOLD in verdicts:

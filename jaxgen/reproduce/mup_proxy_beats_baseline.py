@@ -30,32 +30,32 @@ def run(place: claim.Workplace, plan: mup_transfer.Plan = mup_transfer.Plan()) -
     Raises:
       InvariantFailed: both parametrizations differ at the base width.
     """
-    base, target, seeds = plan.widths[0], plan.widths[-1], range(plan.seeds)
+    base, target, seeds = plan.widths[0], plan.widths[-1], range(plan.seeds[-1])
     runs = small_runs.SmallRuns(place, small_runs.digits)
     with jax.set_mesh(runs.mesh):
         runs.check_base_identity()
-        proxy = runs.sweep(base, MUP).around(plan.exponents, seeds, plan.extend)
+        proxy = runs.sweep(base, MUP).around(plan.exponents, range(plan.seeds[0]), plan.extend)
         tuned = mup_transfer.constant(runs, STANDARD, plan)[target]
         rate = proxy.optimum
         if math.isfinite(rate):
             transferred = runs.sweep(target, MUP).losses([2.0**rate], seeds)[0]
             same_rate = runs.sweep(target, STANDARD).losses([2.0**rate], seeds)[0]
         else:
-            transferred = same_rate = np.full(plan.seeds, math.nan)
+            transferred = same_rate = np.full(len(seeds), math.nan)
         published = runs.sweep(target, STANDARD).losses([PUBLISHED_RATE], seeds)[0]
         cost = {width: training_flops(runs.sweep(width, STANDARD)) for width in (base, target)}
-    best = tuned.losses[tuned.best] if tuned.interior else np.full(plan.seeds, math.nan)
-    # Every run of either sweep counts; what it took to know where to look at the target does not.
-    spent = proxy.losses.size * cost[base], tuned.losses.size * cost[target]
+    best = tuned.losses[tuned.best] if tuned.interior else np.full(len(seeds), math.nan)
+    # Each rate once, as one tunes; what it took to know where to look at the target does not count.
+    spent = len(proxy.exponents) * cost[base], len(tuned.exponents) * cost[target]
     share = spent[0] / spent[1]
     figures = (
         claim.Figure(SAME_RATE, *ratio(same_rate, transferred)),
         claim.Figure(TUNED, *ratio(transferred, best)),
         claim.Figure(COST, share, (share, share)),
     )
-    at_target = f"2^{tuned.optimum:.2f}: loss {_mean(best):.4f}; FLOPs of its sweep {spent[1]:.3g}"
+    at_target = f"2^{tuned.optimum:.2f}: loss {_mean(best):.4f}; FLOPs of a sweep {spent[1]:.3g}"
     lines = (
-        f"the proxy's rate, found at width {base}: 2^{rate:.2f}; FLOPs of its sweep {spent[0]:.3g}",
+        f"the proxy's rate, found at width {base}: 2^{rate:.2f}; FLOPs of a sweep {spent[0]:.3g}",
         f"μP at the proxy's rate, width {target}: loss {_mean(transferred):.4f}; FLOPs of one run {cost[target]:.3g}",
         f"standard at the proxy's rate: loss {_mean(same_rate):.4f}",
         f"standard at the published rate {PUBLISHED_RATE:g}: loss {_mean(published):.4f}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jaxgen import mup
 from jaxgen.evaluation import plots
 from jaxgen.reproduce import claim, small_runs
-from jaxgen.training import rate_optimum
+from jaxgen.training import rate_optimum, rate_sweep
 
 MUP, STANDARD = mup.Parametrization.MUP, mup.Parametrization.STANDARD
 _FIGURE_3 = "best rate 2^-10 at widths 144, 288 and 576 (figure 3)"
@@ -33,8 +34,10 @@ class Plan:
     Attributes:
       exponents: of the whole grid. wide_grid: widths that get all of it; the first is the base.
       narrow_grid: wider ones, which get `around` rates to each side of the previous width's best.
-      cosine: widths that are also trained with warm-up and cosine, at the narrow grid. scenes: widths on the other data.
-      seeds: of what is judged. few_seeds: of what is only reported. extend: rates added at most where the best is at an end.
+      cosine, published, scenes: widths, at such a narrow grid too, of what is reported without a bar: both parametrizations with
+        warm-up and cosine; the start that DiT was published with; both parametrizations on other data.
+      seeds: by width, of what is judged; narrow models scatter most and cost least. few_seeds: of what is reported.
+      extend: rates added at most where the best is at an end.
     """
 
     exponents: tuple[int, ...] = tuple(range(-11, -3))
@@ -42,8 +45,9 @@ class Plan:
     narrow_grid: tuple[int, ...] = (256, 512)
     around: int = 2
     cosine: tuple[int, ...] = (64, 128, 256)
+    published: tuple[int, ...] = (64, 128, 256)
     scenes: tuple[int, ...] = (64, 128)
-    seeds: int = 3
+    seeds: tuple[int, ...] = (8, 5, 3, 3)
     few_seeds: int = 2
     extend: int = 4
 
@@ -56,7 +60,7 @@ def run(place: claim.Workplace, plan: Plan = Plan()) -> claim.Outcome:
     """See the module; raises `claim.InvariantFailed` where both parametrizations differ at the base width."""
     runs = small_runs.SmallRuns(place, small_runs.digits)
     panels: dict[str, dict[int, rate_optimum.Curve]] = {}
-    figures, lines, data = [], [], {}
+    figures, data = [], {}
     with jax.set_mesh(runs.mesh):
         runs.check_base_identity()
         for parametrization in (MUP, STANDARD):
@@ -65,22 +69,25 @@ def run(place: claim.Workplace, plan: Plan = Plan()) -> claim.Outcome:
             figures.append(_slope(parametrization, curves))
             ratio, transferred = _ratio(runs, parametrization, curves, plan)
             figures.append(ratio)
-            at_target = [rate_optimum.finite(loss) for loss in transferred]
-            data[str(parametrization)] = _described(curves) | {"target_at_proxy_rate": at_target}
+            data[f"{parametrization}, target at the proxy's rate"] = [rate_optimum.finite(loss) for loss in transferred]
+        start, few = panels[str(MUP)][plan.widths[0]], dict.fromkeys((*plan.cosine, *plan.published, *plan.scenes), plan.few_seeds)
         for parametrization in (MUP, STANDARD):
-            for width, curve in panels[str(parametrization)].items():
-                lines.append(f"{parametrization}, width {width}: best rate 2^{curve.optimum:.2f}")
-        _report(runs, "cosine", plan.cosine, panels, lines, data, plan)
+            sweep = functools.partial(runs.sweep, parametrization=parametrization, schedule="cosine")
+            panels[f"{parametrization}, warm-up and cosine"] = _narrow(sweep, plan.cosine, start, plan, few)
+        panels["standard, published start"] = _narrow(runs.published, plan.published, start, plan, few)
     seconds = runs.cells.seconds
     if plan.scenes:
         other = small_runs.SmallRuns(place, small_runs.scenes)
         with jax.set_mesh(other.mesh):
-            _report(other, "constant", plan.scenes, panels, lines, data, plan, "on scenes")
+            for parametrization in (MUP, STANDARD):
+                sweep = functools.partial(other.sweep, parametrization=parametrization)
+                panels[f"{parametrization}, scenes"] = _narrow(sweep, plan.scenes, start, plan, few)
         seconds += other.cells.seconds
+    panels = {name: curves for name, curves in panels.items() if curves}
     return claim.Outcome(
         figures=tuple(figures),
-        lines=tuple(lines),
-        data=data,
+        lines=tuple(_line(name, curves) for name, curves in panels.items()),
+        data=data | {"curves": {name: _described(curves) for name, curves in panels.items()}},
         seconds=seconds,
         draw=lambda path: plots.rates(panels, path),
     )
@@ -89,34 +96,31 @@ def run(place: claim.Workplace, plan: Plan = Plan()) -> claim.Outcome:
 def constant(runs: small_runs.SmallRuns, parametrization: mup.Parametrization, plan: Plan) -> dict[int, rate_optimum.Curve]:
     """Loss against constant rate by width, all that is judged."""
     curves: dict[int, rate_optimum.Curve] = {}
+    seeds = dict(zip(plan.widths, plan.seeds, strict=True))
     for width in plan.wide_grid:
-        curves[width] = runs.sweep(width, parametrization).around(plan.exponents, range(plan.seeds), plan.extend)
-    return curves | _narrow(runs, parametrization, "constant", plan.narrow_grid, curves[plan.wide_grid[-1]], plan, plan.seeds)
+        curves[width] = runs.sweep(width, parametrization).around(plan.exponents, range(seeds[width]), plan.extend)
+    sweep = functools.partial(runs.sweep, parametrization=parametrization)
+    return curves | _narrow(sweep, plan.narrow_grid, curves[plan.wide_grid[-1]], plan, seeds)
 
 
 def _narrow(
-    runs: small_runs.SmallRuns,
-    parametrization: mup.Parametrization,
-    schedule: str,
-    widths: Sequence[int],
-    before: rate_optimum.Curve,
-    plan: Plan,
-    seeds: int,
+    sweep: Callable[[int], rate_sweep.Sweep], widths: Sequence[int], before: rate_optimum.Curve, plan: Plan, seeds: dict[int, int]
 ) -> dict[int, rate_optimum.Curve]:
     """Curves at a few rates around the best one of the width before, starting from `before`."""
     curves = {}
     for width in widths:
         centre = round(before.optimum) if math.isfinite(before.optimum) else int(before.exponents[before.best])
         exponents = range(centre - plan.around, centre + plan.around + 1)
-        curves[width] = before = runs.sweep(width, parametrization, schedule).around(exponents, range(seeds), plan.extend)
+        curves[width] = before = sweep(width).around(exponents, range(seeds[width]), plan.extend)
     return curves
 
 
 def _slope(parametrization: mup.Parametrization, curves: dict[int, rate_optimum.Curve]) -> claim.Figure:
     widths = list(curves)
     value = rate_optimum.slope(widths, [curve.optimum for curve in curves.values()])
-    by_seed = [rate_optimum.slope(widths, optima) for optima in zip(*(curve.by_seed for curve in curves.values()), strict=True)]
-    return claim.Figure(BARS["slope", parametrization], value, claim.interval(value, by_seed))
+    by_seed = [curve.by_seed for curve in curves.values()]
+    interval = claim.interval_of_sum(value, rate_optimum.slope_weights(widths), by_seed)
+    return claim.Figure(BARS["slope", parametrization], value, interval)
 
 
 def _ratio(
@@ -125,9 +129,9 @@ def _ratio(
     """The figure, and the losses at the widest with the best rate of the narrowest [seeds]."""
     bar = BARS["ratio", parametrization]
     rate, target = curves[plan.widths[0]].optimum, curves[plan.widths[-1]]
-    if not math.isfinite(rate):
+    if not (math.isfinite(rate) and target.interior):
         return claim.Figure(bar, math.nan, (math.nan, math.nan)), np.array([])
-    transferred = runs.sweep(plan.widths[-1], parametrization).losses([2.0**rate], range(plan.seeds))[0]
+    transferred = runs.sweep(plan.widths[-1], parametrization).losses([2.0**rate], range(plan.seeds[-1]))[0]
     return claim.Figure(bar, *over_best(transferred, target)), transferred
 
 
@@ -140,25 +144,10 @@ def over_best(losses: np.ndarray, target: rate_optimum.Curve) -> tuple[float, tu
     return value, claim.interval(value, ratios)
 
 
-def _report(
-    runs: small_runs.SmallRuns,
-    schedule: str,
-    widths: Sequence[int],
-    panels: dict[str, dict[int, rate_optimum.Curve]],
-    lines: list[str],
-    data: dict[str, Any],
-    plan: Plan,
-    suffix: str = "",
-) -> None:
-    """Adds what is reported without a bar: another schedule, or other data."""
-    for parametrization in (MUP, STANDARD) if widths else ():
-        first = runs.sweep(widths[0], parametrization, schedule).around(plan.exponents, range(plan.few_seeds), plan.extend)
-        curves = {widths[0]: first} | _narrow(runs, parametrization, schedule, widths[1:], first, plan, plan.few_seeds)
-        name = f"{parametrization}, {suffix or schedule}"
-        panels[name], data[name] = curves, _described(curves)
-        slope = rate_optimum.slope(list(curves), [curve.optimum for curve in curves.values()])
-        best = ", ".join(f"2^{curve.optimum:.2f} at {width}" for width, curve in curves.items())
-        lines.append(f"{name}: best rate {best}; slope {slope:+.2f}")
+def _line(name: str, curves: dict[int, rate_optimum.Curve]) -> str:
+    slope = rate_optimum.slope(list(curves), [curve.optimum for curve in curves.values()])
+    best = ", ".join(f"2^{curve.optimum:.2f} at {width}" for width, curve in curves.items())
+    return f"{name}: best rate {best}; slope {slope:+.2f}"
 
 
 def _described(curves: dict[int, rate_optimum.Curve]) -> dict[str, Any]:

@@ -46,12 +46,19 @@ class Curve:
     def optimum(self) -> float:
         """log₂ of the best rate: the vertex of the parabola through the mean log loss at the best rate and its neighbours; NaN
         where the best rate is at an end, as nothing says how far beyond it the optimum lies."""
-        return self._vertex(self.mean_log)
+        return self._vertex()[0]
 
     @property
     def by_seed(self) -> np.ndarray:
-        """The vertex seed by seed, through the same three rates [seeds]."""
-        return np.array([self._vertex(column) for column in np.log(self.losses).T])
+        """What each seed makes of the optimum [seeds], to first order in its log losses (the delta method); the mean is `optimum`.
+
+        A parabola through one seed's own losses may have no valley. NaN where there is no optimum, or where a neighbour of the best
+        rate was not finite."""
+        vertex, gradient = self._vertex()
+        if not np.all(np.isfinite(gradient)):
+            return np.full(self.losses.shape[1], np.nan)
+        nearby = np.log(self.losses[self.best - 1 : self.best + 2])
+        return vertex + gradient @ (nearby - nearby.mean(axis=1, keepdims=True))
 
     def described(self) -> dict[str, Any]:
         """For JSON; None stands for what is not a finite number."""
@@ -62,28 +69,36 @@ class Curve:
             "log2_best_rate_by_seed": [finite(vertex) for vertex in self.by_seed],
         }
 
-    def _vertex(self, values: np.ndarray) -> float:
-        i = self.best
+    def _vertex(self) -> tuple[float, np.ndarray]:
+        """The vertex and its gradient by the three mean log losses [3]."""
+        i, nothing = self.best, np.full(3, np.nan)
         if not self.interior:
-            return float("nan")
-        left, middle, right = values[i - 1 : i + 2]
+            return float("nan"), nothing
+        left, middle, right = self.mean_log[i - 1 : i + 2]
         before, after = self.exponents[i] - self.exponents[i - 1], self.exponents[i + 1] - self.exponents[i]
         # Beside a run that was not finite the vertex lies where it goes as that loss grows: halfway to the other neighbour.
         if not (np.isfinite(left) and np.isfinite(right)):
             towards = (after if np.isfinite(right) else 0.0) - (before if np.isfinite(left) else 0.0)
-            return float(self.exponents[i] + towards / 2)
-        rise, fall = (right - middle) / after, (middle - left) / before
-        if rise <= fall:
-            # One seed alone may lie on a line or a hill, which have no vertex.
-            return float("nan")
-        return float(self.exponents[i] + (before * rise + after * fall) / (fall - rise) / 2)
+            return float(self.exponents[i] + towards / 2), nothing
+        # Slopes on both sides; a vertex v = e - (before · right slope + after · left slope) / 2 / (right slope - left slope).
+        falling, rising = np.array([-1, 1, 0]) / before, np.array([0, -1, 1]) / after
+        values = np.array([left, middle, right])
+        numerator, denominator = before * rising + after * falling, rising - falling
+        above, below = numerator @ values, denominator @ values
+        if below <= 0:
+            return float("nan"), nothing
+        return float(self.exponents[i] - above / below / 2), -(numerator * below - denominator * above) / below**2 / 2
 
 
 def slope(widths: Sequence[int], optima: Sequence[float]) -> float:
-    """Slope of log₂ of the best rate on log₂ of the width; NaN where an optimum is missing."""
-    if len(widths) < 2 or not np.all(np.isfinite(optima)):
-        return float("nan")
-    return float(np.polyfit(np.log2(widths), optima, 1)[0])
+    """Slope of log₂ of the best rate on log₂ of the width; NaN where an optimum is missing, or from one width."""
+    return float(slope_weights(widths) @ np.asarray(optima))
+
+
+def slope_weights(widths: Sequence[int]) -> np.ndarray:
+    """What each width's optimum is multiplied by in the least-squares slope, their sum [widths]."""
+    distance = np.log2(widths) - np.mean(np.log2(widths))
+    return distance / np.sum(distance**2) if len(widths) > 1 else np.full(len(widths), np.nan)
 
 
 def finite(value: float) -> float | None:

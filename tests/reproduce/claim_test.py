@@ -51,6 +51,20 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds):
     assert hits / 2000 == pytest.approx(claim.SHARE, abs=0.015)
 
 
+def test_the_interval_of_a_sum_covers_the_truth_though_its_parts_have_other_spreads_and_seeds():
+    random = np.random.default_rng(0)
+    weights, spreads, seeds = np.array([-0.3, -0.1, 0.1, 0.3]), (0.5, 0.15, 0.05, 0.05), (8, 5, 3, 3)
+    hits, widths = 0, []
+    for _ in range(2000):
+        groups = [random.normal(1.0, spread, count) for spread, count in zip(spreads, seeds, strict=True)]
+        low, high = claim.interval_of_sum(weights @ [group.mean() for group in groups], weights, groups)
+        hits += low <= weights.sum() <= high
+        widths.append(high - low)
+    assert hits / 2000 == pytest.approx(claim.SHARE, abs=0.015)
+    # Nearly all of the variance is that of the first.
+    assert np.median(widths) == pytest.approx(2 * 2.36 * 0.3 * 0.5 / np.sqrt(8), rel=0.15)
+
+
 def test_seeds_that_are_missing_or_too_few_give_no_interval():
     assert all(map(math.isnan, claim.interval(1.0, [1.0])))
     assert all(map(math.isnan, claim.interval(1.0, [1.0, math.nan, 1.0])))

@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from laws import Law  # noqa: E402
 
 HOLDS, DOES_NOT_HOLD, INCONCLUSIVE = claim.Verdict
-PLAN = mup_transfer.Plan(cosine=(64, 128), scenes=())
+PLAN = mup_transfer.Plan(cosine=(64, 128), published=(64, 128), scenes=())
 
 
 def reproduce(law, tmp_path, monkeypatch, plan=PLAN):
@@ -33,16 +33,16 @@ def test_rates_that_transfer_and_rates_that_fall_hold(tmp_path, monkeypatch):
     outcome, _ = reproduce(law, tmp_path, monkeypatch)
     slope_mup, ratio_mup, slope_standard, ratio_standard = outcome.figures
     assert outcome.verdict == HOLDS
-    assert slope_mup.value == pytest.approx(0.03, abs=1e-6)
-    assert slope_standard.value == pytest.approx(-0.8, abs=1e-6)
+    assert slope_mup.value == pytest.approx(0.03, abs=2e-3)
+    assert slope_standard.value == pytest.approx(-0.8, abs=2e-3)
     # By the law, at 512 the best rate has moved by 3 · slope octaves from the proxy's.
     assert ratio_standard.value == pytest.approx(2 ** ((3 * 0.8 / 2) ** 2), rel=0.05)
     assert 1 <= ratio_mup.value < 1.01
-    # Whole grids at 64 and 128, where the base is trained once for both; five rates at 256 and 512; three seeds.
+    # Whole grids at 64 and 128; five rates at 256 and 512; three seeds at least.
     asked = {(width, e) for width, e, _ in law.asked}
-    assert {seed for _, _, seed in law.asked} == {0, 1, 2}
+    assert [max(seed for width, _, seed in law.asked if width == w) for w in PLAN.widths] == [7, 4, 2, 2]
     assert {e for width, e in asked if width == 128} >= set(range(-11, -3))
-    assert len(outcome.data["mup"]["256"]["log2_rates"]) == 5
+    assert len(outcome.data["curves"]["mup"]["256"]["log2_rates"]) == 5
     assert any("cosine" in line and "slope -0.80" in line for line in outcome.lines)
     outcome.draw(str(tmp_path / "plot.png"))
     assert Image.open(tmp_path / "plot.png").width > 1000
@@ -56,20 +56,20 @@ def test_a_law_that_the_paper_denies_does_not_hold(slopes, broken, tmp_path, mon
 
 
 def test_seeds_that_disagree_are_inconclusive(tmp_path, monkeypatch):
-    outcome, _ = reproduce(Law(0.03, -0.8, noise=0.12), tmp_path, monkeypatch)
-    assert outcome.figures[0].value == pytest.approx(0.03, abs=1e-6)
+    outcome, _ = reproduce(Law(0.03, -0.8, noise=0.6), tmp_path, monkeypatch)
+    assert abs(outcome.figures[0].value) < 0.15
     assert outcome.figures[0].verdict == INCONCLUSIVE
 
 
 def test_rates_are_added_until_the_best_lies_inside(tmp_path, monkeypatch):
     outcome, _ = reproduce(Law(0.0, -2.0), tmp_path, monkeypatch)
-    widest = outcome.data["standard"]["512"]
-    assert widest["log2_best_rate"] == pytest.approx(-7.3 - 6, abs=1e-6)
+    widest = outcome.data["curves"]["standard"]["512"]
+    assert widest["log2_best_rate"] == pytest.approx(-7.3 - 6, abs=0.02)
     assert outcome.figures[2].verdict == HOLDS
 
 
 def test_without_an_optimum_at_the_base_nothing_is_decided(tmp_path, monkeypatch):
-    plan = mup_transfer.Plan(exponents=(-20, -19, -18), extend=1, cosine=(), scenes=())
+    plan = mup_transfer.Plan(exponents=(-20, -19, -18), extend=1, cosine=(), published=(), scenes=())
     outcome, _ = reproduce(Law(0.0, -0.8), tmp_path, monkeypatch, plan)
     assert [figure.verdict for figure in outcome.figures] == [INCONCLUSIVE] * 4
 
