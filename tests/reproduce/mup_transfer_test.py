@@ -81,6 +81,32 @@ def test_the_ratio_is_at_least_one_and_infinite_where_no_seed_was_finite():
     assert value == math.inf and interval == (math.inf, math.inf)
 
 
+@pytest.mark.slow
+def test_everything_that_is_trained_trains(tmp_path):
+    plan = mup_transfer.Plan(
+        exponents=(-8, -7, -6),
+        wide_grid=(64,),
+        narrow_grid=(128,),
+        around=1,
+        cosine=(64,),
+        published=(64,),
+        scenes=(64,),
+        seeds=(2, 2),
+        few_seeds=1,
+        extend=0,
+    )
+    place = claim.Workplace(jax.devices()[:1], upath.UPath(tmp_path), ("training.steps=2",))
+    outcome = mup_transfer.run(place, plan)
+    curves = outcome.data["curves"]
+    assert len(curves) == 7 and len(outcome.lines) == 7
+    losses = [loss for panel in curves.values() for curve in panel.values() for row in curve["losses"] for loss in row]
+    assert all(0.5 < loss < 5 for loss in losses)
+    # At the base the parametrizations are one; at twice the width not, nor is the published start either's.
+    assert curves["mup"]["64"] == curves["standard"]["64"] and curves["mup"]["128"] != curves["standard"]["128"]
+    assert curves["standard, published start"]["64"]["losses"][0] != curves["standard"]["64"]["losses"][0][:1]
+    assert outcome.seconds > 0
+
+
 QUICK = ("model.depth=1", "model.head_dim=64", "model.mlp_ratio=1", "data.batch_size=2", "data.source=synthetic")
 
 
