@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from typing import Any
 
 from jaxgen.commands import options
 
@@ -92,7 +93,7 @@ def _rate(text: str) -> float:
     return float(base) ** float(exponent) if power else float(base)
 
 
-def _report(arguments: argparse.Namespace, folder, parametrization: str, curves) -> int:
+def _report(arguments: argparse.Namespace, folder: Any, parametrization: str, curves: dict[int, Any]) -> int:
     from jaxgen.commands import session
     from jaxgen.evaluation import plots
     from jaxgen.reproduce import claim

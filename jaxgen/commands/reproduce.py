@@ -10,6 +10,7 @@ ledger says so.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from jaxgen.commands import options
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _reproduce(arguments, CLAIMS[arguments.claim], folder.create())
 
 
-def _reproduce(arguments: argparse.Namespace, claim, folder) -> int:
+def _reproduce(arguments: argparse.Namespace, claim: Any, folder: Any) -> int:
     import sys
 
     import jax
