@@ -8,12 +8,17 @@ There is no reader of encoded ImageNet here yet: `data.source` is `synthetic`, w
 of an autoencoder's latents (10 of the 1000 classes), so a run of this learns nothing of ImageNet, and no samples are drawn. As many
 pictures as in the paper (400 000 steps of 256), in steps of 1024.
 
-Preflight: peak 12.5 of 15.75 GiB, 414 to 459 ms a step [communication hidden, as compiled], MFU 56 to 50 %. Of the 459: products
-272, attention 53, memory-bound 90, exposed collectives 45. What limits it: heads of 72 channels fill 72 of 128 lanes wherever they
-are written apart, and gradients are summed after each block with nothing beside them. Tried, as compiled:
+Preflight: peak 12.4 of 15.75 GiB, 409 to 454 ms a step [communication hidden, as compiled], MFU 57 to 51 %. Of the 454: products
+253, attention 53, memory-bound 104, exposed collectives 45. What limits it: heads of 72 channels fill 72 of 128 lanes wherever they
+are written apart, and gradients are summed after each block with nothing beside them. Tried, as compiled, with 16 MiB of vector
+memory for a fusion unless said otherwise:
 
 | batch | mesh             | remat | attention | kernels                                | ms  | MFU  | peak GiB |
 |-------|------------------|-------|-----------|----------------------------------------|-----|------|----------|
+| 1024  | fsdp=16          | dots  | flash     | products of two matrices; 32 MiB       | 454 | 51 % | 12.4     |
+| 1024  | fsdp=16          | dots  | flash     | products of two matrices; 64 MiB       | 463 | 50 % | 12.4     |
+| 1024  | fsdp=16          | dots  | flash     | the same; `OVERLAPPED_COLLECTIVES`     | 459 | 50 % | 12.4     |
+| 1024  | data=16          | dots  | flash     | products of two matrices               | –   | –    | 25.2: no |
 | 256   | fsdp=16          | dots  | XLA       | as the partitioner likes: cut in 16    | 195 | 30 % | 3.7      |
 | 512   | data=4 × fsdp=4  | dots  | XLA       | as the partitioner likes               | 255 | 45 % |          |
 | 1024  | fsdp=16          | names | flash     | gathered                               | 503 | 46 % | 8.4      |
@@ -54,7 +59,13 @@ def get_config() -> Experiment:
         data=Data(source=Synthetic(), batch_size=1024, resolution=32, channels=4, text_length=64),
         precision=Precision(compute="bfloat16"),
         optimizer=AdamW(learning_rate=1e-4, schedule="constant", warmup_steps=1000),
-        training=Training(steps=100_000, log_every=100, checkpoint_every=10_000, ema=(0.9999,)),
+        training=Training(
+            steps=100_000,
+            log_every=100,
+            checkpoint_every=10_000,
+            ema=(0.9999,),
+            tpu_options=("xla_tpu_scoped_vmem_limit_kib=32768",),
+        ),
         sampler=None,
         mesh=MeshShape(data=1, fsdp=-1),
     )
