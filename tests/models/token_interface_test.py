@@ -125,7 +125,9 @@ def differ(found, other):
     return float(np.abs(found - other).max()) > 1e-2
 
 
-each_model = pytest.mark.parametrize("name", MODELS)
+# What these do that the others do not, is tested with each model's own file.
+RARE = ("mmdit_features", "uvit_time")
+each_model = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in MODELS])
 
 
 def pair(name):

@@ -73,6 +73,7 @@ def test_what_is_not_finite_is_told_apart(drawn):
     assert not np.concatenate(found).any()
 
 
+@pytest.mark.slow
 def test_a_run_of_diffusion_is_drawn_by_its_own_process_and_guidance_without_being_told():
     options = [
         "model=jaxgen.models.dit:DiT",
