@@ -58,6 +58,6 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 if [ "${1:-}" = test ]; then
   shift
   cd "$root"
-  exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"
+  exec "$venv/bin/python" -m pytest -n 2 "$@"
 fi
 exec "$venv/bin/jaxgen" "$@"

@@ -127,6 +127,7 @@ def test_runs_side_by_side(evaluated, tmp_path):
     assert "optimizer.learning_rate" in page and "first" in page and "second" in page
 
 
+@pytest.mark.slow
 def test_each_run_is_drawn_from_captions_in_its_own_tokens_and_other_tokens_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(source, "EXAMPLES", {"train": 64, "test": 96})
     scenes = ["training.steps=2", "training.checkpoint_every=2", "sampler.steps=2", f"data.source.directory={tmp_path / 'tfds'}"]

@@ -65,7 +65,7 @@ def metrics(folder):
     return [{name: value for name, value in row.items() if not name.startswith(("time/", "perf/"))} for row in rows]
 
 
-@pytest.mark.parametrize("arguments", [TINY, GAME], ids=["text-to-image", "two players"])
+@pytest.mark.parametrize("arguments", [TINY, pytest.param(GAME, marks=pytest.mark.slow)], ids=["text-to-image", "two players"])
 def test_killed_at_three_random_moments(tmp_path, arguments):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     code, said = finish(start(whole, arguments, cache=False))
@@ -106,6 +106,7 @@ def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
     assert not logged(tmp_path / "run")
 
 
+@pytest.mark.slow  # two_hosts_test goes on on other devices too
 def test_goes_on_on_other_devices(tmp_path):
     wide = [*TINY, "--set", "model.width=64", "--set", "training.steps=30", "--set", "training.checkpoint_every=10"]
     mesh = [*wide, "--set", "mesh.data=1", "--set", "mesh.fsdp=4", "--set", "mesh.tensor=2"]
@@ -121,7 +122,7 @@ def test_goes_on_on_other_devices(tmp_path):
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit flipped"])
+@pytest.mark.parametrize("damage", ["truncated", pytest.param("one bit flipped", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage):
     short = [*TINY, "--set", "training.steps=60"]
     assert finish(start(tmp_path / "run", short))[0] == 0

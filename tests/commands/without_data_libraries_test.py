@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
 BLOCK = """
 import sys
@@ -22,6 +24,7 @@ def jaxgen(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_train_sample_and_mup_check(tmp_path):
     folder = str(tmp_path / "run")
     jaxgen("train", TINY, "--run", folder, "--set", "training.steps=3", "--set", "data.source=synthetic")
