@@ -14,6 +14,7 @@ import jax
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.transformer import Transformer
 from jaxgen.nn import rope
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
@@ -89,36 +90,23 @@ class Trunk(nn.Module):
         return block(x, c, positions, tokens.segments)[0]
 
 
-class ImprovedDiT(nn.Module):
+class ImprovedDiT(Transformer):
     """Predicts the velocity of image tokens given a class label, in one stack of blocks.
 
     Attributes:
       width: D. depth: number of blocks. head_dim: K, the same at every width; a multiple of 4.
       mlp_ratio: feed-forward width over D if it were not gated; gated, it is two thirds of that.
-      patch: side of a patch. channels: channels of the latents.
       classes: number of labels; one more row stands for the null label.
       gates: zero or random start of modulation; the published code has it random, whatever the paper says of adaLN-Zero.
-      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
-      remat: rematerialization policy, a name in `nn.stack.REMAT`.
-      scaling: μP base width and parametrization.
     """
 
-    width: int = 64
-    depth: int = 4
-    head_dim: int = 16
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     classes: int = 10
     gates: Gates = Gates.RANDOM
-    context_attention: str = "all_gather"
-    remat: str = "none"
-    scaling: mup.Scaling = mup.Scaling()
 
     streams = ("label",)
 
     def validate(self) -> None:
-        interface.validate_transformer(self)
+        super().validate()
         if self.head_dim % 4:
             raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
 

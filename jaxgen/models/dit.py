@@ -10,6 +10,7 @@ import jax
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.transformer import Transformer
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import Table, TimeEmbedding, position_sinusoid
@@ -49,13 +50,10 @@ class DiTBlock(nn.Module):
         return constrain(x + gate_2 * hidden, "batch", "length", "activation_embed"), None
 
 
-class DiT(nn.Module):
+class DiT(Transformer):
     """Predicts the velocity of image tokens given a class label.
 
     Attributes:
-      width: D. depth: number of blocks. head_dim: K, the same at every width.
-      mlp_ratio: feed-forward width over D.
-      patch: side of a patch. channels: channels of the latents.
       classes: number of labels; one more row stands for the null label.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
@@ -65,17 +63,8 @@ class DiT(nn.Module):
       time_factor: what t is multiplied by before its sinusoid; DiT counts 1000 steps, SiT (arXiv 2401.08740) has t as it is.
       position_offset: added to coordinates, which count from the centre. Published tables count from the corner: half of the side
         of the one grid that such a network was trained on, in tokens.
-      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
-      remat: rematerialization policy, a name in `nn.stack.REMAT`.
-      scaling: μP base width and parametrization.
     """
 
-    width: int = 64
-    depth: int = 4
-    head_dim: int = 16
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     classes: int = 10
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
@@ -83,14 +72,11 @@ class DiT(nn.Module):
     learn_variance: bool = False
     time_factor: float = 1000.0
     position_offset: float = 0.0
-    context_attention: str = "all_gather"
-    remat: str = "none"
-    scaling: mup.Scaling = mup.Scaling()
 
     streams = ("label",)
 
     def validate(self) -> None:
-        interface.validate_transformer(self)
+        super().validate()
         if self.width % 4:
             raise types.BadInput("width", self.width, "a multiple of 4 (sines and cosines of two axes)")
         if not (math.isfinite(self.time_factor) and self.time_factor > 0):

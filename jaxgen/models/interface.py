@@ -9,12 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import types
-from jaxgen.nn.context_parallel import METHODS
 from jaxgen.nn.embeddings import Table
-from jaxgen.nn.mlp import ACTIVATIONS
 from jaxgen.nn.modulation import segment_mean
 from jaxgen.nn.patches import joined, patches
-from jaxgen.nn.stack import REMAT
 
 
 def image_tokens(x: jax.Array, patch: int, compute: Any) -> types.Tokens:
@@ -94,25 +91,6 @@ def velocity(
     tokens = image_tokens(x, module.patch, compute)
     values = module.apply({"params": params}, tokens, t, streams)
     return image(values, x.shape, module.patch)
-
-
-def validate_transformer(model: Any) -> None:
-    """Checks what all transformers share: width, depth, head_dim, patch, attention and remat.
-
-    Raises:
-      BadInput: naming the field at fault.
-    """
-    for name in ("width", "depth", "head_dim", "patch", "channels", "mlp_ratio"):
-        if getattr(model, name) < 1:
-            raise types.BadInput(name, getattr(model, name), "a positive number")
-    if model.width % model.head_dim:
-        raise types.BadInput("width", model.width, f"a multiple of head_dim={model.head_dim} (heads = width / head_dim)")
-    if hasattr(model, "activation") and model.activation not in ACTIVATIONS:
-        raise types.BadInput("activation", model.activation, f"one of {', '.join(ACTIVATIONS)}")
-    if model.context_attention not in METHODS:
-        raise types.BadInput("context_attention", model.context_attention, f"one of {', '.join(METHODS)}")
-    if model.remat not in REMAT:
-        raise types.BadInput("remat", model.remat, f"one of {', '.join(REMAT)}")
 
 
 def require_rows(option: str, rows: int, data: Any, field: str) -> None:

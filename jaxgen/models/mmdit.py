@@ -18,6 +18,7 @@ from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.models.convolutional_edge import ConvolutionalEdge, ConvolutionalHead, ConvolutionalStem
 from jaxgen.models.single_stream import SingleStreamBlock
+from jaxgen.models.transformer import Transformer
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
@@ -72,7 +73,7 @@ class MMDiTBlock(nn.Module):
         return out, None
 
 
-class MMDiT(nn.Module):
+class MMDiT(Transformer):
     """Predicts the velocity of image tokens given text.
 
     The conditioning vector is the time embedding plus a two-layer map of the text as one vector (the stream "pooled", or the mean
@@ -82,8 +83,6 @@ class MMDiT(nn.Module):
     Attributes:
       width: D. depth: number of blocks with weights per modality. head_dim: K, the same at every width; a multiple of 4.
       single_depth: number of single-stream blocks behind them.
-      mlp_ratio: feed-forward width over D.
-      patch: side of a patch. channels: channels of the latents.
       vocabulary: number of text ids where the stream "text" holds ids; 0 where it holds features.
       text_features: channels of the text features where vocabulary is 0.
       text_length: S, the longest text.
@@ -93,18 +92,9 @@ class MMDiT(nn.Module):
       edge: convolutions at a finer patch before and behind the blocks; None has linear maps there.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
-      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
-      remat: rematerialization policy, a name in `nn.stack.REMAT`.
-      scaling: μP base width and parametrization.
     """
 
-    width: int = 64
-    depth: int = 4
     single_depth: int = 0
-    head_dim: int = 16
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     vocabulary: int = 259
     text_features: int = 0
     text_length: int = 64
@@ -113,9 +103,6 @@ class MMDiT(nn.Module):
     edge: ConvolutionalEdge | None = None
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
-    context_attention: str = "all_gather"
-    remat: str = "none"
-    scaling: mup.Scaling = mup.Scaling()
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -123,7 +110,7 @@ class MMDiT(nn.Module):
         return ("text", "pooled") if self.pooled_features else ("text",)
 
     def validate(self) -> None:
-        interface.validate_transformer(self)
+        super().validate()
         for name in ("single_depth", "pooled_features"):
             if getattr(self, name) < 0:
                 raise types.BadInput(name, getattr(self, name), "0 or more")

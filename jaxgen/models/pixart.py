@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.transformer import Transformer
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.embeddings import TimeEmbedding, position_sinusoid
@@ -78,16 +79,13 @@ class NullCaption(nn.Module):
         return mup.param(self, "table", inputs=inputs, outputs=outputs, kind="embedding", std=1 / math.sqrt(self.features))
 
 
-class PixArt(nn.Module):
+class PixArt(Transformer):
     """Predicts the velocity of image tokens given the features of a text.
 
     Modulation is one map of the time for all blocks and a table in each (adaLN-single). Where a segment has no text, its tokens
     read a null caption instead, learned features of the longest text's length.
 
     Attributes:
-      width: D. depth: number of blocks. head_dim: K, the same at every width.
-      mlp_ratio: feed-forward width over D.
-      patch: side of a patch. channels: channels of the latents.
       text_features: channels of the text features.
       text_length: S, the longest text.
       gates: zero or random start of modulation, the map's and the tables'.
@@ -98,17 +96,8 @@ class PixArt(nn.Module):
       position_offset: added to coordinates, which count from the centre; published tables count from the corner: half of the side
         of a picture in tokens.
       position_spacing: what coordinates are multiplied by then; 1/2 at 1024 pixels in the published networks, 1 below.
-      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
-      remat: rematerialization policy, a name in `nn.stack.REMAT`.
-      scaling: μP base width and parametrization.
     """
 
-    width: int = 64
-    depth: int = 4
-    head_dim: int = 16
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     text_features: int = 64
     text_length: int = 64
     gates: Gates = Gates.ZERO
@@ -117,14 +106,11 @@ class PixArt(nn.Module):
     learn_variance: bool = False
     position_offset: float = 0.0
     position_spacing: float = 1.0
-    context_attention: str = "all_gather"
-    remat: str = "none"
-    scaling: mup.Scaling = mup.Scaling()
 
     streams = ("text",)
 
     def validate(self) -> None:
-        interface.validate_transformer(self)
+        super().validate()
         for name in ("text_features", "text_length"):
             if getattr(self, name) < 1:
                 raise types.BadInput(name, getattr(self, name), "a positive number")

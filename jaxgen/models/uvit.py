@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen import mup, types
 from jaxgen.models import interface
+from jaxgen.models.transformer import Transformer
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
 from jaxgen.nn.convolution import Convolution
@@ -56,7 +57,7 @@ class UViTBlock(nn.Module):
         return x, x if keep else None
 
 
-class UViT(nn.Module):
+class UViT(Transformer):
     """Predicts the velocity of image tokens given a class label.
 
     Time and label are tokens of their own in front of the patches. The output of the i-th block from the front is what the i-th
@@ -65,39 +66,25 @@ class UViT(nn.Module):
 
     Attributes:
       width: D. depth: number of blocks besides the middle one, half of them in front of it. head_dim: K, the same at every width.
-      mlp_ratio: feed-forward width over D.
-      patch: side of a patch. channels: channels of the latents.
       grid: rows and columns of tokens that the learned table of positions has; smaller pictures take its middle.
       classes: number of labels; one more row stands for the null label.
       time_network: a two-layer SiLU network of hidden width 4D behind the sinusoid of D features, which is else the token itself.
       convolution: a convolution of 3 × 3 pixels behind the map to patches, for crisp seams.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
       qkv_bias: queries, keys and values have biases.
-      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
-      remat: rematerialization policy, a name in `nn.stack.REMAT`.
-      scaling: μP base width and parametrization.
     """
 
-    width: int = 64
-    depth: int = 4
-    head_dim: int = 16
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     grid: tuple[int, int] = (4, 4)
     classes: int = 10
     time_network: bool = False
     convolution: bool = True
     activation: str = "gelu_exact"
     qkv_bias: bool = False
-    context_attention: str = "all_gather"
-    remat: str = "none"
-    scaling: mup.Scaling = mup.Scaling()
 
     streams = ("label",)
 
     def validate(self) -> None:
-        interface.validate_transformer(self)
+        super().validate()
         if self.depth % 2:
             raise types.BadInput("depth", self.depth, "an even number (long skips from the first half to the second)")
         if self.width % 2:

@@ -1,0 +1,46 @@
+"""What every transformer here has, whatever its family: its size, and how it is computed."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from jaxgen import mup, types
+from jaxgen.nn.context_parallel import METHODS
+from jaxgen.nn.mlp import ACTIVATIONS
+from jaxgen.nn.stack import REMAT
+
+
+class Transformer(nn.Module):
+    """The options that all families share; each adds its own, and `streams`, the fields of the data that it is conditioned on.
+
+    Attributes:
+      width: D. depth: number of blocks. head_dim: K, the same at every width.
+      mlp_ratio: feed-forward width over D.
+      patch: side of a patch. channels: channels of the latents.
+      context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
+      remat: rematerialization policy, a name in `nn.stack.REMAT`.
+      scaling: μP base width and parametrization.
+    """
+
+    width: int = 64
+    depth: int = 4
+    head_dim: int = 16
+    mlp_ratio: int = 4
+    patch: int = 2
+    channels: int = 1
+    context_attention: str = "all_gather"
+    remat: str = "none"
+    scaling: mup.Scaling = mup.Scaling()
+
+    def validate(self) -> None:
+        """Raises BadInput, naming the field at fault."""
+        for name in ("width", "depth", "head_dim", "patch", "channels", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise types.BadInput(name, getattr(self, name), "a positive number")
+        if self.width % self.head_dim:
+            raise types.BadInput("width", self.width, f"a multiple of head_dim={self.head_dim} (heads = width / head_dim)")
+        choices = {"activation": ACTIVATIONS, "context_attention": METHODS, "remat": REMAT}
+        for name, known in choices.items():
+            # Gated layers have no choice of activation.
+            if hasattr(self, name) and getattr(self, name) not in known:
+                raise types.BadInput(name, getattr(self, name), f"one of {', '.join(known)}")
