@@ -63,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise types.BadInput("--hlo", arguments.hlo, "a file in a folder that exists")
     wanted = target.Target(slices.parse(arguments.slice), arguments.slices)
     experiment, name = session.load(arguments, arguments.config)
-    target.check(experiment, wanted)
     what = "sampling" if arguments.sample else "training"
+    target.check(experiment, wanted, what)
     if arguments.sample:
         session.sampled_item(experiment, steps.generator_player(experiment))
     target.require_compiler()

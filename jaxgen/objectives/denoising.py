@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxgen.parallel import keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoising:
+class Denoising(abc.ABC):
     """The network sees x_t of a process and predicts something of x_0 and ε. Subclasses have `process` and say times and loss.
 
     Attributes:
@@ -31,15 +32,15 @@ class Denoising:
         if self.time_buckets < 1:
             raise types.BadInput("time_buckets", self.time_buckets, "at least 1")
 
+    @abc.abstractmethod
     def times(self, key: jax.Array, count: int, pixels: int) -> jax.Array:
         """t [count] of the process, for pictures of so many pixels."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def errors(
         self, output: jax.Array, x_t: jax.Array, latents: jax.Array, noise: jax.Array, t: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Losses [B] of the network's output [B, H, W, ...] at x_t, t [B], and parts of them [B] to be reported by name."""
-        raise NotImplementedError
 
     def check(self, experiment: Any) -> None:
         """The model must fit the data's pictures and conditions, and put out what the process needs."""

@@ -37,7 +37,7 @@ def search(
             for option, value in changes.items():
                 tree = experiments.override(tree, f"{option}={value}")
             tree.validate()
-            check(tree, target)
+            check(tree, target, what)
         except types.BadInput:
             continue
         answer = compiled(tree)

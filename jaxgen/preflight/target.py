@@ -86,8 +86,8 @@ def environment(dump: str | None = None) -> dict[str, str]:
     return made | {"LIBTPU_INIT_ARGS": " ".join(filter(None, (made.get("LIBTPU_INIT_ARGS", ""), flags)))}
 
 
-def check(experiment: Any, target: Target) -> None:
-    """Raises BadInput where the mesh or the batch does not divide over the slices. Compiles nothing and needs no compiler."""
+def check(experiment: Any, target: Target, what: str = "training") -> None:
+    """Raises BadInput where the mesh, or the batch of training, does not divide over the slices. Needs no compiler."""
     shape, training = experiment.mesh, experiment.training
     sizes = shape.resolve(target.chips)
     used = math.prod(sizes.values())
@@ -96,7 +96,8 @@ def check(experiment: Any, target: Target) -> None:
         raise bad_input.BadInput("mesh", f"{shown} = {used} devices", f"the {target.chips} of {target}; -1 fills an axis")
     if target.count > 1 and sizes["slice"] != target.count:
         raise bad_input.BadInput("mesh.slice", sizes["slice"], f"{target.count}, the number of slices")
-    shape.check_batch(experiment.data.batch_size, training.microbatches, target.chips)
+    if what == "training":
+        shape.check_batch(experiment.data.batch_size, training.microbatches, target.chips)
 
 
 def require_compiler() -> None:

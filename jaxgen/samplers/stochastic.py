@@ -79,7 +79,8 @@ class EulerMaruyama:
     strength: float = 1.0
 
     def validate(self) -> None:
-        _check_strength(self.strength)
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise BadInput("strength", self.strength, "a finite number, 0 or above")
 
     def calls(self, steps: int) -> int:
         return steps
@@ -97,25 +98,14 @@ class EulerMaruyama:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeunSDE:
+class HeunSDE(EulerMaruyama):
     """The equation of `EulerMaruyama` with a step of noise, then one of Heun's for the drift; two calls a step, one in the last.
 
     The second stage of the drift is that of SiT's code: noise first, both slopes along the path that begins behind it.
-
-    Attributes:
-      strength: as of `EulerMaruyama`.
     """
-
-    strength: float = 1.0
-
-    def validate(self) -> None:
-        _check_strength(self.strength)
 
     def calls(self, steps: int) -> int:
         return 2 * steps - 1
-
-    def init(self, x: jax.Array, keys: jax.Array | None = None) -> PyTree:
-        return steppers.with_keys(keys)
 
     def step(
         self, velocity: Velocity, x: jax.Array, t: jax.Array, t_next: jax.Array, state: PyTree, carry: PyTree
@@ -143,8 +133,3 @@ def _drift(velocity: Velocity, x: jax.Array, t: jax.Array, strength: float, carr
 def _deviation(t: jax.Array, t_next: jax.Array, strength: float) -> jax.Array:
     """Of the noise between two times; 0 in the last step, which goes to the mean."""
     return jnp.where(t_next > 0, jnp.sqrt(2 * strength * t * (t - t_next)), 0)
-
-
-def _check_strength(strength: float) -> None:
-    if not (math.isfinite(strength) and strength >= 0):
-        raise BadInput("strength", strength, "a finite number, 0 or above")

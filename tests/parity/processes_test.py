@@ -1,6 +1,5 @@
 """Processes and samplers against recorded runs of the authors' code, the same draws injected: DiT's diffusion, SiT's flow."""
 
-import dataclasses
 import functools
 
 import jax
@@ -22,6 +21,7 @@ from jaxgen.samplers.process import Flow, over
 from jaxgen.samplers.sampler import Sampler, keys_for
 from jaxgen.samplers.steppers import Ancestral, Euler, Heun
 from jaxgen.samplers.stochastic import DDPM, EulerMaruyama, HeunSDE
+from jaxgen.samplers.time_grids import Uniform
 
 # Ten steps of networks of random weights, whose states grow to 200: rounding errors of 2e-6 an output add up along the way.
 TRAJECTORIES = 1e-5
@@ -33,14 +33,6 @@ DIFFUSION = Diffusion(learned_variance=True)
 PROCESSES = {"dit": DIFFUSION, "sit": Flow()}
 KEYS = keys_for(jax.random.key(0, impl="threefry2x32"), jnp.arange(2))
 each_size = pytest.mark.parametrize("doubled", [False, True], ids=["recorded", "doubled"])
-
-
-@dataclasses.dataclass(frozen=True)
-class LastStep:
-    """SiT's times: evenly from noise to 0.04 before the data, and the rest in one step."""
-
-    def __call__(self, steps):
-        return np.append(np.linspace(1, 0.04, steps), 0).astype(np.float32)
 
 
 def parameters(family, doubled):
@@ -129,7 +121,7 @@ def test_dit_s_ddim_is_the_authors(stepper, doubled):
 @pytest.mark.parametrize("stepper, name", [(EulerMaruyama(), "sde_euler_sigma_mean_x"), (HeunSDE(), "sde_heun_sigma_mean_x")])
 def test_sit_s_stochastic_sampling_is_the_authors(stepper, name, doubled, injected):
     injected(RUNS["sit"]["input/sde_noise"])
-    found = trajectory("sit", Sampler(steps=10, stepper=stepper, grid=LastStep()), doubled)
+    found = trajectory("sit", Sampler(steps=10, stepper=stepper, grid=Uniform(last_step=0.04)), doubled)
     close_by_step(found, published.recorded(RUNS["sit"], "output", doubled)[name])
 
 
