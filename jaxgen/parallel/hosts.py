@@ -3,8 +3,8 @@
 Everything here goes through the runtime's key-value store, which host 0 keeps: no device takes part, so none can hang.
 
 A host that ends by an error says so to the others, which then end with its message and exit code. One that is killed says nothing;
-the runtime misses its heartbeat, says so on standard error and aborts the others (SIGABRT, exit code 134). Without host 0 they may
-notice by themselves, and exit 1.
+the runtime misses its heartbeat, says so on standard error and aborts the others (SIGABRT, exit code 134). Or they notice by
+themselves, as what they compute together breaks off or host 0 is no longer heard of: then they name who is missing, and exit 1.
 """
 
 from __future__ import annotations
@@ -181,11 +181,16 @@ class Hosts:
         self._leave(notice["code"])
 
     def _leave(self, code: int) -> NoReturn:
-        with contextlib.suppress(jax.errors.JaxRuntimeError, Absent):
+        try:
             self.barrier("leaving", _LEAVING_SECONDS)
             if self.first:
                 # The store goes with host 0, and the runtime aborts whoever is still there.
                 time.sleep(1)
+        except Absent as absent:
+            # What failed here may only have waited for them: the error of a broken connection does not say whose it was.
+            log.error("%s. They were killed or hang; look there first", absent)
+        except jax.errors.JaxRuntimeError:
+            log.error("host 0 is gone, or hangs; look there first")
         _exit(code)
 
 

@@ -164,4 +164,6 @@ def test_a_host_that_is_killed_ends_the_other_within_a_minute(tmp_path, killed):
     assert time.monotonic() - began < 60
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] in (1, -signal.SIGABRT), codes
     said = job.said(1 - killed)
-    assert "another task died" in said or (killed == 0 and "host 0 is gone" in said), said
+    # Who notices first, the runtime or this process, is chance; whoever does names the host.
+    noticed = ("host 0 is gone", "missing: 0") if killed == 0 else ("missing: 1",)
+    assert any(text in said for text in ("another task died", *noticed)), said

@@ -93,6 +93,15 @@ def test_an_error_of_one_host_ends_all_with_its_message_and_code(exits, caplog, 
     assert caplog.text.count("host 1 of 3 has failed: disk full") == 2
 
 
+def test_an_error_beside_a_host_that_is_gone_names_that_host(exits, caplog, monkeypatch):
+    monkeypatch.setattr(hosts, "_LEAVING_SECONDS", 0.2)
+    first = team(3)[0]
+    with pytest.raises(SystemExit), first.together():
+        raise ValueError("connection closed by peer")
+    assert exits == [7]
+    assert "1 of 3 hosts came within 0.2 s; missing: 1, 2. They were killed or hang; look there first" in caplog.text
+
+
 def test_an_error_that_all_meet_is_told_by_each_in_its_own_words(exits, caplog):
     members = team(3)
     for host in members:
