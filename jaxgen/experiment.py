@@ -39,10 +39,11 @@ MAY_CHANGE = (
     "data.source.path",
     "data.source.threads",
     "data.source.verify",
+    "objective.alignment.teacher.path",
 )
 """Names (and everything below them) that a resumed run may change; anything else is another experiment.
 
-A source may move: what it holds is compared by fingerprint.
+A source may move, and so may a teacher: what they hold is compared by fingerprint.
 """
 
 MESHES = {

@@ -120,6 +120,8 @@ class Player:
       optimizer: an `Optimizer`; None takes the experiment's.
       ema: decays of its averages; None takes `training.ema`.
       every: the player is updated at steps divisible by this.
+      joint_with: a player declared before, from whose loss this one learns in the same backward pass, and as often; it has no
+        loss of its own. That loss finds its parameters, differentiable, in `Views.params`.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Player:
     optimizer: Optimizer | None = None
     ema: tuple[float, ...] | None = None
     every: int = 1
+    joint_with: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +142,15 @@ class Frozen:
       module: the Linen module.
       load: key -> parameters (boxed or plain), traced inside jit.
       source: where the weights come from, in words; stored with checkpoints and compared on resume.
+      read: where weights lie in files, reads them on the host: takes the shapes of `load` with their shardings, plain, and returns
+        arrays laid out so; raises BadInput. `load` says then what they are, and is never run.
     """
 
     name: str
     module: Any
     load: Callable[[jax.Array], PyTree]
     source: str
+    read: Callable[[PyTree], PyTree] | None = None
 
 
 class Optimizer(Protocol):
@@ -214,6 +220,27 @@ class Source(Protocol):
         Raises:
           BadInput: an empty, missing or unreadable source.
         """
+
+
+class Teacher(Protocol):
+    """Configuration of a frozen encoder of pictures, from which a generator learns what they show.
+
+    Attributes:
+      width: channels F of its features.
+    """
+
+    def grid(self, resolution: int, channels: int) -> tuple[int, int]:
+        """Rows and columns of its features for square pictures of so many pixels a side.
+
+        Raises:
+          BadInput: pictures that it cannot take; the option's name is relative to the teacher.
+        """
+
+    def frozen(self, name: str) -> Frozen:
+        """The network, under a name in `Views.frozen`."""
+
+    def features(self, params: PyTree, images: jax.Array, compute: Any) -> jax.Array:
+        """Images [B, H, W, C] in [-1, 1] to [B, rows·columns, F] in dtype `compute`."""
 
 
 class Autoencoder(Protocol):

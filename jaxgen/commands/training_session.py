@@ -63,6 +63,7 @@ class TrainingSession:
         self.examples = session.open_data(experiment, "train")
         with jax.set_mesh(self.mesh):
             self.step = steps.build(experiment, self.mesh)
+            self.step.read_frozen()
         sharding.check_replicated(self.step.state.items(), self.mesh)
         self.item = session.sampled_item(experiment, steps.generator_player(experiment)) if experiment.sampler else None
         # Opened now: that there is nothing to draw should not come out after hours of training.

@@ -80,12 +80,12 @@ class Trunk(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, tokens: types.Tokens, c: jax.Array) -> jax.Array:
-        """tokens of values [B, L, p·p·C] and c [B, 1 or L, D] to [B, L, D]."""
+    def __call__(self, tokens: types.Tokens, c: jax.Array, tap: int | None = None) -> jax.Array:
+        """tokens of values [B, L, p·p·C] and c [B, 1 or L, D] to [B, L, D]; `tap` as of `nn.stack.scanned`."""
         x = Linear((("patch", self.values),), (("embed_out", self.width),), self.scale, name="patches")(tokens.values)
         x = constrain(x, "batch", "length", "activation_embed")
         positions = rope.stretched(tokens.positions, tokens.segments, tokens.grid)
-        block = scanned(ImprovedBlock, self.depth, self.remat, broadcast=3)
+        block = scanned(ImprovedBlock, self.depth, self.remat, broadcast=3, tap=tap)
         block = block(self.width, self.head_dim, self.mlp_ratio, self.gates, self.scale, self.context_attention, name="blocks")
         return block(x, c, positions, tokens.segments)[0]
 
@@ -118,10 +118,15 @@ class ImprovedDiT(Transformer):
         self._set_up_ends()
         self.trunk = self._trunk(self.depth)
 
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
-        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; returns [B, L, p·p·C]."""
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
+        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; returns [B, L, p·p·C].
+
+        `tap` as of `Transformer`.
+        """
         c = self._condition(tokens, t, streams)
-        return self.velocity(self.trunk(tokens, c), c)
+        return self.velocity(self.trunk(tokens, c, tap), c)
 
     def _condition(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
         """[B, 1 or L, D] in the dtype of the tokens."""
@@ -168,17 +173,23 @@ class DDT(ImprovedDiT):
         self.encoder = self._trunk(self.encoder_depth)
         self.decoder = self._trunk(self.depth - self.encoder_depth)
 
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
-        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; returns [B, L, p·p·C]."""
-        return self.decode(tokens, self.encode(tokens, t, streams))
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
+        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; returns [B, L, p·p·C].
 
-    def encode(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+        `tap` as of `Transformer`; blocks of the decoder count on from the encoder's.
+        """
+        behind = None if tap is None else tap - self.encoder_depth
+        return self.decode(tokens, self.encode(tokens, t, streams, tap), behind)
+
+    def encode(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None) -> jax.Array:
         """z [B, L, D], by which the decoder is modulated: all that it is told of time and label."""
-        return self.timed(self.states(tokens, t, streams), t, tokens.segments)
+        return self.timed(self.states(tokens, t, streams, tap), t, tokens.segments)
 
-    def states(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+    def states(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None) -> jax.Array:
         """The encoder's last hidden states s [B, L, D]."""
-        return self.encoder(tokens, self._condition(tokens, t, streams))
+        return self.encoder(tokens, self._condition(tokens, t, streams), tap)
 
     def timed(self, states: jax.Array, t: jax.Array, segments: jax.Array) -> jax.Array:
         """z = SiLU(e_t + s) [B, L, D]. The published code keeps z from step to step, so that the decoder sees the time at which it
@@ -186,6 +197,6 @@ class DDT(ImprovedDiT):
         z = nn.silu(self.time(per_token(t, segments)[0]) + states).astype(states.dtype)
         return constrain(z, "batch", "length", "activation_embed")
 
-    def decode(self, tokens: types.Tokens, z: jax.Array) -> jax.Array:
+    def decode(self, tokens: types.Tokens, z: jax.Array, tap: int | None = None) -> jax.Array:
         """Velocity [B, L, p·p·C] of tokens under z [B, L, D]."""
-        return self.velocity(self.decoder(tokens, z), z)
+        return self.velocity(self.decoder(tokens, z, tap), z)

@@ -89,8 +89,10 @@ class DiT(Transformer):
         interface.require_rows("model.classes", self.classes, experiment.data, "label")
 
     @nn.compact
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
-        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S].
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
+        """tokens of values [B, L, p·p·C], t [B] or [B, L], the stream "label" of integers [B, S]; `tap` as of `Transformer`.
 
         Returns [B, L, p·p·C], or [B, L, p·p·2C] with `learn_variance`, in each pixel first the C channels of the prediction.
         """
@@ -107,7 +109,7 @@ class DiT(Transformer):
         c = time(t) + interface.label_vectors(table, streams["label"], owners)
         c = constrain(c.astype(dtype), "batch", "length", "activation_embed")
 
-        block = scanned(DiTBlock, self.depth, self.remat, broadcast=2)
+        block = scanned(DiTBlock, self.depth, self.remat, broadcast=2, tap=tap)
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
         x, _ = block(*like, self.qkv_bias, name="blocks")(x, c, tokens.segments)
         return VelocityHead(self.width, values * (1 + self.learn_variance), self.gates, scale, name="velocity")(x, c)

@@ -12,6 +12,7 @@ from jaxgen import types
 from jaxgen.nn.embeddings import Table
 from jaxgen.nn.modulation import segment_mean
 from jaxgen.nn.patches import joined, patches
+from jaxgen.nn.stack import HIDDEN
 
 
 def image_tokens(x: jax.Array, patch: int, compute: Any) -> types.Tokens:
@@ -91,6 +92,26 @@ def velocity(
     tokens = image_tokens(x, module.patch, compute)
     values = module.apply({"params": params}, tokens, t, streams)
     return image(values, x.shape, module.patch)
+
+
+def velocity_and_hidden(
+    module: Any,
+    params: types.PyTree,
+    x: jax.Array,
+    t: jax.Array,
+    streams: dict[str, types.Condition],
+    compute: Any,
+    block: int,
+) -> tuple[jax.Array, jax.Array]:
+    """As `velocity`, and the image tokens behind one block [B, L, D] in dtype `compute`.
+
+    Args:
+      block: from 1 to the model's `block_count`.
+    """
+    tokens = image_tokens(x, module.patch, compute)
+    values, found = module.apply({"params": params}, tokens, t, streams, tap=block, mutable=[HIDDEN])
+    (hidden,) = jax.tree.leaves(found[HIDDEN])
+    return image(values, x.shape, module.patch), hidden
 
 
 def require_rows(option: str, rows: int, data: Any, field: str) -> None:

@@ -109,6 +109,10 @@ class MMDiT(Transformer):
         """The fields of the data that the network is conditioned on."""
         return ("text", "pooled") if self.pooled_features else ("text",)
 
+    @property
+    def block_count(self) -> int:
+        return self.depth + self.single_depth
+
     def validate(self) -> None:
         super().validate()
         for name in ("single_depth", "pooled_features"):
@@ -147,7 +151,9 @@ class MMDiT(Transformer):
             raise types.BadInput("model.pooled_features", self.pooled_features, needed)
 
     @nn.compact
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
         """Velocity at the tokens' values.
 
         Args:
@@ -155,6 +161,7 @@ class MMDiT(Transformer):
           t: [B] or [B, L].
           streams: "text" of ids [B, S] or features [B, S, C]; "pooled" [B, 1 or a few, C] where the network takes it; "guidance"
             [B, 1 or a few], scales, where it embeds one and is to be told another than its own.
+          tap: as of `Transformer`; blocks of a single stream count on from the others.
 
         Returns:
           [B, L, p·p·C] in the dtype of the token values.
@@ -203,7 +210,8 @@ class MMDiT(Transformer):
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
-        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3)(*like, name="blocks")
+        image = lambda carry: carry["image"]
+        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3, tap=tap, tokens=image)(*like, name="blocks")
         conditions = {"image": c.astype(dtype), "text": c_text.astype(dtype)}
         segments = {"image": tokens.segments, "text": text.segments}
         carry, _ = block(carry, conditions, tokens.positions, segments)
@@ -212,9 +220,11 @@ class MMDiT(Transformer):
             # Text stands still under the rotations: its positions are zero.
             positions = jnp.pad(tokens.positions, ((0, 0), (0, y.shape[1]), (0, 0)))
             c_both = c.astype(dtype) if c.shape[1] == 1 else joined(conditions)
-            block = scanned(SingleStreamBlock, self.single_depth, self.remat, broadcast=3)(*like, name="single_blocks")
-            x, _ = block(joined(carry), c_both, positions, joined(segments))
-            x = x[:, : tokens.values.shape[1]]
+            image = lambda carry: carry[:, : tokens.values.shape[1]]
+            behind = None if tap is None else tap - self.depth
+            block = scanned(SingleStreamBlock, self.single_depth, self.remat, broadcast=3, tap=behind, tokens=image)
+            x, _ = block(*like, name="single_blocks")(joined(carry), c_both, positions, joined(segments))
+            x = image(x)
         if self.edge is not None:
             return ConvolutionalHead(*ends, name="head")(x, skip, c.astype(dtype), tokens)
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c.astype(dtype))

@@ -134,13 +134,16 @@ class PixArt(Transformer):
             raise types.BadInput("model.text_features", self.text_features, f"{text.shape[1]}, the channels of the data's text")
 
     @nn.compact
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
         """Velocity at the tokens' values.
 
         Args:
           tokens: values [B, L, p·p·C].
           t: [B] or [B, L].
           streams: "text" of features [B, S, text_features].
+          tap: as of `Transformer`.
 
         Returns:
           [B, L, p·p·C] in the dtype of the token values; or [B, L, p·p·2C] with `learn_variance`, in each pixel first the C
@@ -165,7 +168,7 @@ class PixArt(Transformer):
         y = constrain(y, "batch", "length", "activation_embed")
 
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
-        block = scanned(PixArtBlock, self.depth, self.remat, broadcast=4)(*like, self.qkv_bias, name="blocks")
+        block = scanned(PixArtBlock, self.depth, self.remat, broadcast=4, tap=tap)(*like, self.qkv_bias, name="blocks")
         x, _ = block(x, shared, y, tokens.segments, across)
         std = 0.0 if self.gates == Gates.ZERO else 0.02
         shift, factor = ModulationTable(2, self.width, scale, std, name="last_modulation")((time, time))

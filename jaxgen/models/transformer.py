@@ -13,6 +13,9 @@ from jaxgen.nn.stack import REMAT
 class Transformer(nn.Module):
     """The options that all families share; each adds its own, and `streams`, the fields of the data that it is conditioned on.
 
+    Their `__call__(tokens, t, streams, tap=None)` puts the image tokens behind block `tap` into the collection `nn.stack.HIDDEN`
+    (`models.interface.velocity_and_hidden`).
+
     Attributes:
       width: D. depth: number of blocks. head_dim: K, the same at every width.
       mlp_ratio: feed-forward width over D.
@@ -31,6 +34,11 @@ class Transformer(nn.Module):
     context_attention: str = "all_gather"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks behind which tokens can be tapped, counted from 1 in the order in which tokens pass them."""
+        return self.depth
 
     def validate(self) -> None:
         """Raises BadInput, naming the field at fault."""

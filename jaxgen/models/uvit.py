@@ -21,7 +21,7 @@ from jaxgen.nn.modulation import per_token
 from jaxgen.nn.norms import LayerNorm
 from jaxgen.nn.patches import joined, patches
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
-from jaxgen.nn.stack import scanned
+from jaxgen.nn.stack import HIDDEN, scanned
 from jaxgen.parallel.sharding import constrain
 
 
@@ -83,6 +83,10 @@ class UViT(Transformer):
 
     streams = ("label",)
 
+    @property
+    def block_count(self) -> int:
+        return self.depth + 1
+
     def validate(self) -> None:
         super().validate()
         if self.depth % 2:
@@ -101,13 +105,16 @@ class UViT(Transformer):
             raise types.BadInput("model.grid", self.grid, needed)
 
     @nn.compact
-    def __call__(self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition]) -> jax.Array:
+    def __call__(
+        self, tokens: types.Tokens, t: jax.Array, streams: dict[str, types.Condition], tap: int | None = None
+    ) -> jax.Array:
         """Velocity at the tokens' values.
 
         Args:
           tokens: values [B, L, p·p·C]; coordinates are whole numbers above the middle of `grid`.
           t: [B] or [B, L].
           streams: "label" of integers [B, S].
+          tap: as of `Transformer`; the middle block counts too.
 
         Returns:
           [B, L, p·p·C] in the dtype of the token values.
@@ -138,13 +145,17 @@ class UViT(Transformer):
         segments = jnp.concatenate([own, own, tokens.segments], axis=1)
 
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, scale, self.context_attention, self.qkv_bias)
-        in_blocks = scanned(UViTBlock, self.depth // 2, self.remat, broadcast=2)(*like, name="in_blocks")
+        half, image = self.depth // 2, lambda x: x[:, 2 * owners.shape[1] :]
+        in_blocks = scanned(UViTBlock, half, self.remat, broadcast=2, tap=tap, tokens=image)(*like, name="in_blocks")
         x, skips = in_blocks(x, None, segments)
         x, _ = UViTBlock(*like, name="mid_block")(x, None, segments)
-        out_blocks = scanned(UViTBlock, self.depth // 2, self.remat, broadcast=1, per_layer=1)(*like, name="out_blocks")
-        x, _ = out_blocks(x, skips[::-1], segments)
+        if tap == half + 1:
+            self.sow(HIDDEN, "tokens", image(x))
+        behind = None if tap is None else tap - half - 1
+        out_blocks = scanned(UViTBlock, half, self.remat, broadcast=1, per_layer=1, tap=behind, tokens=image)
+        x, _ = out_blocks(*like, name="out_blocks")(x, skips[::-1], segments)
 
-        x = LayerNorm(self.width, scale, name="norm")(x[:, 2 * owners.shape[1] :])
+        x = LayerNorm(self.width, scale, name="norm")(image(x))
         x = Linear(embed, (("patch", values),), scale, kind="output", std=0.0, name="velocity")(x)
         if not self.convolution:
             return x

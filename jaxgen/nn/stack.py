@@ -1,11 +1,19 @@
-"""A stack of equal blocks as one scan, with a rematerialization policy chosen by name."""
+"""A stack of equal blocks as one scan, with a rematerialization policy chosen by name, and a tap on the tokens behind one block.
+
+A tap costs one array of tokens, carried along, however deep the stack is; without one the program is that of the plain scan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+HIDDEN = "hidden"
+"""Collection into which a tapped stack puts its tokens; whoever asks for them makes it mutable."""
 
 REMAT: dict[str, Callable | None] = {
     "none": None,  # keep every activation
@@ -17,7 +25,15 @@ REMAT: dict[str, Callable | None] = {
 }
 
 
-def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int, per_layer: int = 0) -> type[nn.Module]:
+def scanned(
+    block: type[nn.Module],
+    depth: int,
+    remat: str,
+    broadcast: int,
+    per_layer: int = 0,
+    tap: int | None = None,
+    tokens: Callable[[Any], jax.Array] = lambda carry: carry,
+) -> type[nn.Module]:
     """The block class repeated `depth` times in one `scan`, so that compile time does not grow with depth.
 
     Args:
@@ -26,10 +42,20 @@ def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int, per_
       remat: a name in `REMAT`.
       broadcast: how many arguments every repetition gets unchanged.
       per_layer: how many arguments before them have a leading axis of layers, of which each repetition gets its part.
+      tap: the block, counted from 1, behind which tokens are put into the collection `HIDDEN`; None, or a block that this stack
+        does not have, taps nothing.
+      tokens: the tokens [B, L, D] of a carry.
     """
     policy = REMAT[remat]
     if policy is not None:
         block = nn.remat(block, policy=policy, prevent_cse=False)
+    if tap is not None and 1 <= tap <= depth:
+        stack = _scan(_keeping(block, tokens), depth, broadcast, per_layer + 1)
+        return _tapped(stack, depth, tap, tokens)
+    return _scan(block, depth, broadcast, per_layer)
+
+
+def _scan(block: type[nn.Module], depth: int, broadcast: int, per_layer: int) -> type[nn.Module]:
     return nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
@@ -38,3 +64,29 @@ def scanned(block: type[nn.Module], depth: int, remat: str, broadcast: int, per_
         length=depth,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+def _keeping(block: type[nn.Module], tokens: Callable[[Any], jax.Array]) -> type[nn.Module]:
+    """The block with tokens carried beside its carry, which it replaces by its own where its first argument says so."""
+
+    class Keeping(block):
+        def __call__(self, carry: tuple[Any, jax.Array], here: jax.Array, *arguments: Any) -> tuple[tuple[Any, jax.Array], Any]:
+            x, kept = carry
+            x, out = super().__call__(x, *arguments)
+            # The backward pass needs `here` alone. Outputs stacked over layers would be kept whole, and their gradients too.
+            return (x, jnp.where(here, tokens(x), kept)), out
+
+    return Keeping
+
+
+def _tapped(stack: type[nn.Module], depth: int, tap: int, tokens: Callable[[Any], jax.Array]) -> type[nn.Module]:
+    """The stack of such blocks with the interface of one of plain blocks."""
+
+    class Tapped(stack):
+        def __call__(self, x: Any, *arguments: Any) -> tuple[Any, Any]:
+            here = jnp.arange(1, depth + 1) == tap
+            (x, kept), out = super().__call__((x, jnp.zeros_like(tokens(x))), here, *arguments)
+            self.sow(HIDDEN, "tokens", kept)
+            return x, out
+
+    return Tapped

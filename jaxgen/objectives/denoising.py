@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxgen import types
 from jaxgen.models import interface
+from jaxgen.objectives.alignment import TEACHER, Alignment
 from jaxgen.parallel import keys
 
 
@@ -21,10 +22,14 @@ class Denoising(abc.ABC):
     Attributes:
       condition_dropout: share of examples whose conditions are made null, for classifier-free guidance.
       time_buckets: the loss is also reported by this many equal intervals of t.
+      alignment: of hidden tokens with the features of a frozen encoder; None has none.
     """
 
     condition_dropout: float = 0.1
     time_buckets: int = 4
+    alignment: Alignment | None = dataclasses.field(
+        default=None, metadata={"choices": {"repa": "jaxgen.objectives.alignment:Alignment"}}
+    )
 
     def validate(self) -> None:
         if not 0 <= self.condition_dropout < 1:
@@ -71,21 +76,26 @@ class Denoising(abc.ABC):
             tokens = interface.image_tokens(jnp.zeros((1, side, side, model.channels)), model.patch, jnp.float32)
             return tokens, jnp.zeros((1,)), interface.conditions(batch, model.streams)
 
-        return (types.Player("model", model, inputs),)
+        player = types.Player("model", model, inputs)
+        return (player, self._aligned.player(player)) if self._aligned else (player,)
 
     def frozen(self, experiment: Any) -> tuple[types.Frozen, ...]:
-        return ()
+        return (self._aligned.frozen(),) if self._aligned else ()
 
     def memory(self, experiment: Any) -> types.PyTree:
         return ()
 
     def prepare(self, views: types.Views, batch: types.Batch, key: jax.Array) -> types.Batch:
-        """Encodes the pictures and draws t, noise and dropped conditions for the whole batch."""
+        """Encodes the pictures, asks the teacher about them, and draws t, noise and dropped conditions for the whole batch."""
         pixels = batch["image"]
         count = pixels.shape[0]
         images = pixels.astype(jnp.float32) / 127.5 - 1.0
         latents = views.modules["autoencoder"].encode(views.frozen.get("autoencoder"), images)
         rest = {name: value for name, value in batch.items() if name != "image"}
+        if self._aligned:
+            patch = views.modules["model"].patch
+            grid = (latents.shape[1] // patch, latents.shape[2] // patch)
+            rest[TEACHER] = self._aligned.targets(views, images, grid, pixels.shape[1])
         return rest | {
             "latents": latents,
             "t": self.times(keys.stream(key, "t"), count, pixels.shape[1] * pixels.shape[2]),
@@ -103,17 +113,32 @@ class Denoising(abc.ABC):
         step: jax.Array,
         memory: types.PyTree,
     ) -> tuple[jax.Array, types.Metrics, types.PyTree]:
-        """See `types.Objective.loss`; metrics `loss_by_time/…` per interval of t, and the parts of the loss."""
+        """See `types.Objective.loss`; metrics `loss_by_time/…` per interval of t, and the parts of the loss.
+
+        Where hidden tokens are aligned, `loss_denoising` is the loss without that term, and `alignment` the mean cosine.
+        """
         module = views.modules[player]
         latents, noise, t, weight = batch["latents"], batch["noise"], batch["t"], batch["weight"]
         x_t = self.process.interpolate(latents, noise, t)
         streams = interface.conditions(batch, module.streams)
         streams = {name: stream.dropped(batch["dropped"]) for name, stream in streams.items()}
-        output = interface.velocity(module, params, x_t, self.process.network_time(t), streams, views.compute)
+        inputs = (module, params, x_t, self.process.network_time(t), streams, views.compute)
+        if self._aligned:
+            output, hidden = interface.velocity_and_hidden(*inputs, self._aligned.block)
+        else:
+            output = interface.velocity(*inputs)
         errors, parts = self.errors(output, x_t, latents, noise, t)
         metrics = {name: types.Mean.of(values, weight) for name, values in parts.items()}
         for i in range(self.time_buckets):
             low, high = i / self.time_buckets, (i + 1) / self.time_buckets
             inside = (t >= low) & ((t < high) | (i == self.time_buckets - 1))
             metrics[f"loss_by_time/{low:.2f}-{high:.2f}"] = types.Mean.of(errors, weight * inside)
+        if self._aligned:
+            cosines = self._aligned.cosines(views, hidden, batch[TEACHER])
+            metrics |= {"loss_denoising": types.Mean.of(errors, weight), "alignment": types.Mean.of(cosines, weight)}
+            errors = errors - self._aligned.weight * cosines
         return types.Mean.of(errors, weight).or_zero(), metrics, memory
+
+    @property
+    def _aligned(self) -> Alignment | None:
+        return self.alignment if self.alignment is not None and self.alignment.weight > 0 else None

@@ -53,11 +53,13 @@ class Probe:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
-    def apply(self, variables: types.PyTree, *arguments: Any) -> Any:
-        out, kept = self._module.apply(variables, *arguments, capture_intermediates=True, mutable=["intermediates"])
-        for path, leaf in jax.tree_util.tree_leaves_with_path(kept["intermediates"]):
+    def apply(self, variables: types.PyTree, *arguments: Any, mutable: Sequence[str] = (), **options: Any) -> Any:
+        out, kept = self._module.apply(
+            variables, *arguments, capture_intermediates=True, mutable=["intermediates", *mutable], **options
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(kept.pop("intermediates")):
             self.found[steps.dotted(path).replace(".__call__", "").replace("__call__", "out")] = leaf
-        return out
+        return (out, kept) if mutable else out
 
 
 def stacks(player: types.Player) -> dict[str, int]:

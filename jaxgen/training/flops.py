@@ -41,23 +41,35 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def per_example(experiment: Any, step: steps.Step) -> float:
-    """FLOPs that training spends on one example: three forward passes of each player's loss, over its `every`."""
+    """FLOPs that training spends on one example: three forward passes of each loss, over its player's `every`, and one of what is
+    prepared without gradient, such as the features of a frozen network."""
     objective = experiment.objective
     players = objective.players(experiment)
     modules = steps.modules(experiment)
     size = experiment.data.batch_size
-    total = 0.0
+    compute = jnp.dtype(experiment.precision.compute)
+
+    def views(state: Any, frozen: types.PyTree) -> types.Views:
+        return types.Views(state.params, state.ema, frozen, modules=modules, compute=compute)
+
+    def prepare(state: Any, frozen: types.PyTree, batch: types.Batch) -> types.Batch:
+        return objective.prepare(views(state, frozen), batch, jax.random.key(0))
+
+    # Outside of any mesh, as `of`.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        prepared = jax.eval_shape(prepare, step.state, step.frozen, step.batch)
+    host = getattr(objective, "host_features", dict)()
+    prepared |= {n: jax.ShapeDtypeStruct((size, *f.shape), f.dtype) for n, f in host.items()}
+    total = of(prepare, step.state, step.frozen, step.batch)
     for player in players:
+        if player.joint_with is not None:
+            continue
 
         def forward(state: Any, frozen: types.PyTree, batch: types.Batch, name: str = player.name) -> jax.Array:
-            compute = jnp.dtype(experiment.precision.compute)
-            views = types.Views(state.params, state.ema, frozen, modules=modules, compute=compute)
             key = jax.random.key(0)
-            batch = objective.prepare(views, batch, key)
-            batch |= {n: jnp.zeros((size, *f.shape), f.dtype) for n, f in getattr(objective, "host_features", dict)().items()}
-            return objective.loss(name, state.params[name], views, batch, key, state.step, state.memory)[0]
+            return objective.loss(name, state.params[name], views(state, frozen), batch, key, state.step, state.memory)[0]
 
-        total += 3 * of(forward, step.state, step.frozen, step.batch) / player.every
+        total += 3 * of(forward, step.state, step.frozen, prepared) / player.every
     return total / size
 
 

@@ -47,7 +47,8 @@ class Step:
       boxed: abstract parameters by player with their descriptions (`mup.Parameter`).
       state: abstract state with shardings. frozen: abstract frozen networks with shardings.
       batch: abstract batch with shardings, as the loader makes it.
-      initial: jitted seed -> State. load_frozen: jitted seed -> frozen networks.
+      initial: jitted seed -> State. load_frozen: seed -> frozen networks, jitted; what lies in files is read, once.
+      read_frozen: the frozen networks that lie in files, by name; compiles nothing, raises BadInput.
       prepare: jitted (state, frozen, batch) -> prepared batch; None where nothing happens on the host between.
       update: jitted (state, frozen, batch) -> (state, report).
     """
@@ -59,6 +60,7 @@ class Step:
     batch: types.Batch
     initial: Callable[[Any], State]
     load_frozen: Callable[[Any], dict[str, types.PyTree]]
+    read_frozen: Callable[[], dict[str, types.PyTree]]
     update: Callable[..., tuple[State, Report]]
     prepare: Callable[..., types.Batch] | None
     host: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None
@@ -97,10 +99,12 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     frozen_boxed = {network.name: jax.eval_shape(network.load, jax.random.key(0)) for network in networks}
 
     steps = experiment.training.steps
+    groups = _groups(players)
     rules = {}
-    for player in players:
-        optimizer = player.optimizer or experiment.optimizer
-        rules[player.name] = optimizer.build(mup.multipliers(boxed[player.name]), -(-steps // player.every))
+    for leader, *others in groups:
+        for player in (leader, *others):
+            optimizer = player.optimizer or experiment.optimizer
+            rules[player.name] = optimizer.build(mup.multipliers(boxed[player.name]), -(-steps // leader.every))
     decays = {p.name: tuple(str(d) for d in (experiment.training.ema if p.ema is None else p.ema)) for p in players}
 
     def initial(seed: jax.Array) -> State:
@@ -138,9 +142,19 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         for name, tree in frozen_boxed.items()
     }
 
+    frozen_abstract = _with_layout(plain(frozen_boxed), frozen_layout)
+    made = [network for network in networks if network.read is None]
+    stored = [network for network in networks if network.read is not None]
+
     def load_frozen(seed: jax.Array) -> dict[str, types.PyTree]:
         key = keys.stream(keys.root(seed), "frozen")
-        return {network.name: nn.meta.unbox(network.load(keys.stream(key, network.name))) for network in networks}
+        return {network.name: nn.meta.unbox(network.load(keys.stream(key, network.name))) for network in made}
+
+    @functools.cache
+    def read_frozen() -> dict[str, types.PyTree]:
+        return {network.name: network.read(frozen_abstract[network.name]) for network in stored}
+
+    load_program = jax.jit(load_frozen, out_shardings={network.name: frozen_layout[network.name] for network in made})
 
     networks_by_name = modules(experiment)
     compute = jnp.dtype(experiment.precision.compute)
@@ -160,18 +174,19 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         old = state
         metrics: types.Metrics = {}
         culprits = {}
-        for player in players:
+        for group in groups:
+            player = group[0]
 
-            def act(state: State, player: types.Player = player) -> tuple[State, types.Metrics, jax.Array]:
+            def act(state: State, group: list[types.Player] = group) -> tuple[State, types.Metrics, dict[str, jax.Array]]:
                 return _act(
                     objective,
-                    player,
-                    rules[player.name],
-                    decays[player.name],
+                    group,
+                    rules,
+                    decays,
                     state,
                     views(state, frozen),
                     batch,
-                    keys.stream(step_key(old), player.name),
+                    keys.stream(step_key(old), group[0].name),
                     experiment.training.microbatches,
                 )
 
@@ -181,9 +196,9 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
                 shapes = jax.eval_shape(act, state)[1:]
                 idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
                 state, found, flags = jax.lax.cond(old.step % player.every == 0, act, lambda s, idle=idle: (s, *idle), state)
-            metrics |= {f"{player.name}/{name}" if len(players) > 1 else name: mean for name, mean in found.items()}
-            culprits[player.name] = flags
-        if len(players) > 1:
+            metrics |= {f"{player.name}/{name}" if len(groups) > 1 else name: mean for name, mean in found.items()}
+            culprits |= flags
+        if len(groups) > 1:
             metrics["loss"] = metrics[f"{players[0].name}/loss"]
         finite = jnp.all(jnp.stack([~jnp.any(flags) for flags in culprits.values()])) & ~old.halted
         state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), state.replace(step=old.step + 1), old)
@@ -208,10 +223,11 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         mesh=mesh,
         boxed=boxed,
         state=_with_layout(abstract, state_layout),
-        frozen=_with_layout(plain(frozen_boxed), frozen_layout),
+        frozen=frozen_abstract,
         batch=batch,
         initial=jax.jit(initial, out_shardings=state_layout),
-        load_frozen=jax.jit(load_frozen, out_shardings=frozen_layout),
+        load_frozen=_WithStored(load_program, read_frozen) if stored else load_program,
+        read_frozen=read_frozen,
         update=program,
         prepare=jax.jit(prepare, out_shardings=given) if host is not None else None,
         host=host,
@@ -268,28 +284,58 @@ def dotted(path: tuple) -> str:
     return ".".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
+@dataclasses.dataclass(frozen=True)
+class _WithStored:
+    """Stands in for the jitted program that makes frozen networks, and adds those that are read."""
+
+    program: Any
+    read: Callable[[], dict[str, types.PyTree]]
+
+    def __call__(self, seed: Any) -> dict[str, types.PyTree]:
+        # What cannot be read is refused before the program compiles.
+        found = self.read()
+        return self.program(seed) | found
+
+    def lower(self, seed: Any) -> Any:
+        return self.program.lower(seed)
+
+
+def _groups(players: tuple[types.Player, ...]) -> list[list[types.Player]]:
+    """Players that learn from one loss, together: the one whose loss it is, then those joint with it."""
+    groups = {player.name: [player] for player in players if player.joint_with is None}
+    for player in players:
+        if player.joint_with is not None:
+            groups[player.joint_with].append(player)
+    return list(groups.values())
+
+
 def _act(
     objective: types.Objective,
-    player: types.Player,
-    rule: optax.GradientTransformation,
-    decays: tuple[str, ...],
+    group: list[types.Player],
+    rules: dict[str, optax.GradientTransformation],
+    decays: dict[str, tuple[str, ...]],
     state: State,
     views: types.Views,
     batch: types.Batch,
     key: jax.Array,
     microbatches: int,
-) -> tuple[State, types.Metrics, jax.Array]:
-    """One player's update: gradient over microbatches, optimizer, averages. Returns state, metrics and culprit flags."""
-    name = player.name
-    params = state.params[name]
+) -> tuple[State, types.Metrics, dict[str, jax.Array]]:
+    """The update of one player, and of those joint with it: gradient over microbatches, optimizers, averages.
+
+    Returns state, metrics and culprit flags by player.
+    """
+    name = group[0].name
+    before = {player.name: state.params[player.name] for player in group}
 
     def loss(params, rows, memory):
-        value, metrics, memory = objective.loss(name, params, views, rows, key, state.step, memory)
+        joint = {other: tree for other, tree in params.items() if other != name}
+        seen = views.replace(params=views.params | joint)
+        value, metrics, memory = objective.loss(name, params[name], seen, rows, key, state.step, memory)
         return value, (metrics, memory)
 
     def part(memory, rows):
         weight = jnp.sum(rows["weight"])
-        (value, (metrics, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(params, rows, memory)
+        (value, (metrics, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(before, rows, memory)
         return memory, {"loss": types.Mean(value * weight, weight), **metrics}, gradient
 
     if microbatches == 1:
@@ -297,24 +343,27 @@ def _act(
     else:
         memory, metrics, gradient = _accumulate(part, state.memory, batch, microbatches)
 
-    squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)])
-    flags = ~jnp.isfinite(jnp.concatenate([metrics["loss"].total[None], squares]))
-    metrics["gradient_norm"] = types.Mean(jnp.sqrt(jnp.sum(squares)), jnp.float32(1))
-
-    updates, optimizer = rule.update(gradient, state.optimizer[name], params)
-    params = optax.apply_updates(params, updates)
+    params, optimizer, ema, flags = {}, {}, {}, {}
     done = state.step.astype(jnp.float32)
-    ema = {}
-    for decay in decays:
-        # The ramp lets short runs forget the initial parameters.
-        keep = jnp.minimum(float(decay), (1 + done) / (10 + done))
-        ema[decay] = jax.tree.map(
-            lambda average, p, keep=keep: average + (1 - keep) * (p - average), state.ema[name][decay], params
-        )
+    for own in before:
+        squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient[own])])
+        flags[own] = ~jnp.isfinite(jnp.concatenate([metrics["loss"].total[None], squares]))
+        norm = "gradient_norm" if own == name else f"gradient_norm/{own}"
+        metrics[norm] = types.Mean(jnp.sqrt(jnp.sum(squares)), jnp.float32(1))
+
+        updates, optimizer[own] = rules[own].update(gradient[own], state.optimizer[own], before[own])
+        params[own] = optax.apply_updates(before[own], updates)
+        ema[own] = {}
+        for decay in decays[own]:
+            # The ramp lets short runs forget the initial parameters.
+            keep = jnp.minimum(float(decay), (1 + done) / (10 + done))
+            ema[own][decay] = jax.tree.map(
+                lambda average, p, keep=keep: average + (1 - keep) * (p - average), state.ema[own][decay], params[own]
+            )
     state = state.replace(
-        params=state.params | {name: params},
-        optimizer=state.optimizer | {name: optimizer},
-        ema=state.ema | {name: ema},
+        params=state.params | params,
+        optimizer=state.optimizer | optimizer,
+        ema=state.ema | ema,
         memory=memory,
     )
     return state, metrics, flags

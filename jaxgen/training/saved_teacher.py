@@ -1,0 +1,51 @@
+"""A teacher whose weights lie in a run: an encoder that was trained with the ordinary loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from jaxgen import run, types
+from jaxgen.encoders.teacher import RandomTeacher
+from jaxgen.training import checkpoint
+from jaxgen.training import state as states
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedTeacher(RandomTeacher):
+    """The encoder of a run's newest whole checkpoint.
+
+    Checkpoints of what learns from it hold a hash of its weights, not the weights: going on with others is refused, and the run may
+    have moved meanwhile.
+
+    Attributes:
+      path: folder of the run, local or any that fsspec opens.
+      player: of the run, whose module is `module`.
+      ema: decay of the average to take, one that the run keeps; 0 takes the newest parameters.
+    """
+
+    path: str = ""
+    player: str = "model"
+    ema: float = 0.999
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.path:
+            raise types.BadInput("path", self.path, "the folder of a run that trained the encoder")
+
+    def frozen(self, name: str) -> types.Frozen:
+        return types.Frozen(name, self.module, self.initial, "a run", functools.partial(self._read, name))
+
+    def _read(self, name: str, target: types.PyTree) -> types.PyTree:
+        option = f"path of the {name}"
+        folder = run.Run(self.path)
+        if not folder.exists():
+            raise types.BadInput(option, self.path, "the folder of a run that trained the encoder")
+        item = states.ema_item(self.player, str(self.ema)) if self.ema else states.params_item(self.player)
+        complaints: list[str] = []
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            step = checkpoints.newest_whole(complaints.append, (item,))
+            if step is None:
+                found = f"{self.path} ({'; '.join(complaints)})" if complaints else self.path
+                raise types.BadInput(option, found, "a run with a whole checkpoint; train the encoder first")
+            return checkpoints.restore(step, {item: target})[item]
