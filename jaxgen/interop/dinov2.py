@@ -1,4 +1,4 @@
-"""Checkpoints of DINOv2 as transformers has them (`facebook/dinov2-base`, `facebook/dinov2-with-registers-base`), as teachers too."""
+"""Checkpoints of DINOv2 as transformers has them (`facebook/dinov2-base`, `…-with-registers-base`), also as teachers."""
 
 from __future__ import annotations
 

@@ -344,7 +344,6 @@ def _act(
         memory, metrics, gradient = _accumulate(part, state.memory, batch, microbatches)
 
     params, optimizer, ema, flags = {}, {}, {}, {}
-    done = state.step.astype(jnp.float32)
     for own in before:
         squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient[own])])
         flags[own] = ~jnp.isfinite(jnp.concatenate([metrics["loss"].total[None], squares]))
@@ -353,6 +352,7 @@ def _act(
 
         updates, optimizer[own] = rules[own].update(gradient[own], state.optimizer[own], before[own])
         params[own] = optax.apply_updates(before[own], updates)
+        done = state.step.astype(jnp.float32)
         ema[own] = {}
         for decay in decays[own]:
             # The ramp lets short runs forget the initial parameters.
