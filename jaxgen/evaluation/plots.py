@@ -85,6 +85,32 @@ def rates(panels: Mapping[str, Mapping[int, Any]], path: str) -> None:
     _write(figure, path)
 
 
+def convergence(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], path: str) -> None:
+    """Draws loss against what was spent, one line an arm with its seeds' range shaded, a panel each.
+
+    Args:
+      panels: by the label of the horizontal axis, for each arm what was spent [N] and losses [seeds, N]. path: of the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(7 * len(panels), 5), squeeze=False)
+    for axis, (label, arms) in zip(axes.flat, panels.items(), strict=True):
+        for number, (name, (spent, losses)) in enumerate(arms.items()):
+            # What is not finite has no place; and all arms start alike.
+            shown = np.where(np.isfinite(losses), losses, np.nan)[:, 1:]
+            color = pyplot.get_cmap("tab10")(number % 10)
+            axis.plot(spent[1:], shown.mean(axis=0), color=color, label=name)
+            axis.fill_between(spent[1:], shown.min(axis=0), shown.max(axis=0), color=color, alpha=0.15, linewidth=0)
+        axis.set_yscale("log")
+        axis.set(xlabel=label, ylabel="denoising loss of averaged weights on the bank")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
+    _write(figure, path)
+
+
 def _write(figure: Any, path: str) -> None:
     from matplotlib import pyplot
 

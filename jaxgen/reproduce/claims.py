@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxgen.reproduce import mup_proxy_beats_baseline, mup_transfer
+from jaxgen.reproduce import ddt_decoupling, ddt_encoder_depth, mup_proxy_beats_baseline, mup_transfer, repa
 from jaxgen.reproduce.claim import Claim
 
-CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in (mup_transfer, mup_proxy_beats_baseline)}
+_MODULES = (mup_transfer, mup_proxy_beats_baseline, repa, ddt_decoupling, ddt_encoder_depth)
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _MODULES}

@@ -8,7 +8,7 @@ long before it shows in the size (arXiv 2505.15270).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -194,15 +194,29 @@ def final_loss(built: steps.Step, state: Any, frozen: types.PyTree, batches: Ite
       batches: yields (step, batch) from step 0 on.
     """
     tail = []
-    for number, batch in batches:
-        state, report = built(state, frozen, batch)
-        if number >= count - max(count // 5, 1):
+    for done, _, report in trained(built, state, frozen, batches, count):
+        if done > count - max(count // 5, 1):
             tail.append(report.metrics["loss"])
-        if number + 1 == count:
-            break
     # The flag stays down after the first step that was not finite.
     finite = bool(jax.device_get(report.finite))
     return float(np.mean([float(mean.value()) for mean in jax.device_get(tail)])) if finite else float("nan")
+
+
+def trained(
+    built: steps.Step, state: Any, frozen: types.PyTree, batches: Iterable, count: int
+) -> Iterator[tuple[int, Any, steps.Report]]:
+    """Yields finished steps, state and report after each of `count` steps, with nothing logged or saved.
+
+    A state is donated to the next step: look at it before asking for that.
+
+    Args:
+      batches: yields (step, batch) from step 0 on.
+    """
+    for number, batch in batches:
+        state, report = built(state, frozen, batch)
+        yield number + 1, state, report
+        if number + 1 == count:
+            return
 
 
 def wider_is_better(widths: Sequence[int], by_width: np.ndarray) -> list[str]:
