@@ -256,13 +256,13 @@ class _Trainer:
         at, losses, seconds = [0], [self._ask(state.ema["model"][decay])], 0.0
         start = time.perf_counter()
         with self._runs.batches() as batches:
-            for done, state, report in coordinate_check.trained(self.built, state, frozen, batches, count):
+            for done, now, report in coordinate_check.trained(self.built, state, frozen, batches, count):
                 if done not in asked:
                     continue
                 finite = bool(jax.device_get(report.finite))
                 seconds += time.perf_counter() - start
                 at.append(done)
-                losses.append(self._ask(state.ema["model"][decay]) if finite else math.inf)
+                losses.append(self._ask(now.ema["model"][decay]) if finite else math.inf)
                 start = time.perf_counter()
         return Record(tuple(at), tuple(losses), seconds)
 

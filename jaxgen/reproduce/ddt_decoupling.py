@@ -1,4 +1,4 @@
-"""`ddt-decoupling`: a transformer split into condition encoder and velocity decoder converges faster than the same without the split.
+"""`ddt-decoupling`: a transformer split into condition encoder and velocity decoder converges faster than one in a single stack.
 
 Arms: DiT, the improved DiT (DDT's blocks in one stack) and DDT, each with and without alignment, each with a rate of its own from
 the same budget. The verdict is DDT against the improved DiT at the same alignment; DiT stands beside them.

@@ -132,6 +132,57 @@ def test_train_refuses_an_option(overrides, option, found, needed, refusal, tmp_
     assert not (tmp_path / "run").exists()
 
 
+ALIGNED = str(pathlib.Path(TINY).with_name("digits_aligned.py:tiny"))
+TOWER = "objective.alignment.teacher.module.tower"
+ALIGNMENTS = [
+    pytest.param(
+        ["objective.alignment.block=3"], "objective.alignment.block", "3", "1 to 2, the blocks of the model DiT", id="block"
+    ),
+    pytest.param(["objective.alignment.block=0"], "objective.alignment.block", "0", "at least 1", id="no block"),
+    pytest.param(["objective.alignment.weight=-1"], "objective.alignment.weight", "-1", "0 or above", id="weight"),
+    pytest.param([f"{TOWER}.patch=4"], "objective.alignment.teacher", "(2, 2)", "(4, 4), that of the generator's", id="other grid"),
+    pytest.param(
+        [f"{TOWER}.patch=4", "objective.alignment.resampling=bilinear"],
+        "objective.alignment.teacher",
+        "(2, 2)",
+        "at least (4, 4)",
+        id="coarser grid",
+    ),
+    pytest.param(
+        ["objective.alignment.teacher.resolution=9"],
+        "objective.alignment.teacher.resolution",
+        "9",
+        "a multiple of module.patch=2",
+        id="no whole patches",
+    ),
+    pytest.param([f"{TOWER}.channels=3"], "objective.alignment.teacher.module.channels", "3", "1, the channels", id="channels"),
+    pytest.param([f"{TOWER}.grid=0"], f"{TOWER}.grid", "0", "positive", id="no table of positions"),
+    pytest.param(
+        ["objective.alignment.teacher=jaxgen.training.saved_teacher:SavedTeacher"],
+        "objective.alignment.teacher.module",
+        "nothing",
+        "a value",
+        id="teacher without a network",
+    ),
+]
+
+
+@pytest.mark.parametrize("overrides, option, found, needed", ALIGNMENTS)
+def test_train_refuses_an_alignment(overrides, option, found, needed, refusal, tmp_path):
+    said = refusal("train", ALIGNED, "--run", tmp_path / "run", *sets(*overrides))
+    assert said.startswith(f"{option}: found ")
+    assert found in said.partition(", needed ")[0]
+    assert needed in said.partition(", needed ")[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_a_teacher_that_is_not_there(refusal, tmp_path):
+    teacher = ("objective.alignment.teacher.path=nowhere", "data.source=synthetic")
+    said = refusal("train", ALIGNED.removesuffix(":tiny"), "--run", tmp_path / "run", *sets(*teacher))
+    assert said == "path of the teacher: found 'nowhere', needed the folder of a run that trained the encoder"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["config", "mup-check", "mup-sweep"])
 def test_the_other_commands_refuse_an_option_as_well(command, refusal):
     assert refusal(command, TINY, *sets("model.widht=64")).startswith("model.widht: found '64'")
