@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgen.parallel.sharding import constrain
+
 HIDDEN = "hidden"
 """Collection into which a tapped stack puts its tokens; whoever asks for them makes it mutable."""
 
@@ -74,7 +76,7 @@ def _keeping(block: type[nn.Module], tokens: Callable[[Any], jax.Array]) -> type
             x, kept = carry
             x, out = super().__call__(x, *arguments)
             # The backward pass needs `here` alone. Outputs stacked over layers would be kept whole, and their gradients too.
-            return (x, jnp.where(here, tokens(x), kept)), out
+            return (x, _laid_out(jnp.where(here, tokens(x), kept))), out
 
     return Keeping
 
@@ -85,8 +87,12 @@ def _tapped(stack: type[nn.Module], depth: int, tap: int, tokens: Callable[[Any]
     class Tapped(stack):
         def __call__(self, x: Any, *arguments: Any) -> tuple[Any, Any]:
             here = jnp.arange(1, depth + 1) == tap
-            (x, kept), out = super().__call__((x, jnp.zeros_like(tokens(x))), here, *arguments)
+            (x, kept), out = super().__call__((x, _laid_out(jnp.zeros_like(tokens(x)))), here, *arguments)
             self.sow(HIDDEN, "tokens", kept)
             return x, out
 
     return Tapped
+
+
+def _laid_out(x: jax.Array) -> jax.Array:
+    return constrain(x, "batch", "length", "activation_embed")

@@ -1,4 +1,4 @@
-"""Representation alignment as a term of the loss: what it adds, whom it teaches, and that it is not there where it is not wanted."""
+"""Representation alignment as a term of the loss: what it adds, whom it teaches, and that without weight it is not there."""
 
 import dataclasses
 import functools
