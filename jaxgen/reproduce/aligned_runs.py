@@ -74,14 +74,14 @@ class Encoder:
         return steps.build(dataclasses.replace(self._experiment, data=self._runs.data), self._runs.mesh)
 
     @functools.cached_property
-    def _trained(self) -> tuple[types.PyTree, float]:
+    def _trained(self) -> tuple[types.PyTree, convergence.Record]:
         start = time.perf_counter()
         state, count = self.built.initial(np.uint32(0)), self._experiment.training.steps
         with self._runs.batches() as batches:
             trained = coordinate_check.trained(self.built, state, {}, batches, count)
-            ((_, state, _),) = collections.deque(trained, maxlen=1)
-        params = jax.block_until_ready(state.ema["model"]["0.99"])
-        return params, time.perf_counter() - start
+            ((_, state, report),) = collections.deque(trained, maxlen=1)
+        params, loss = jax.block_until_ready((state.ema["model"]["0.99"], report.metrics["loss"].value()))
+        return params, convergence.Record((count,), (float(loss),), time.perf_counter() - start)
 
     def frozen(self) -> dict[str, types.PyTree]:
         """The frozen networks of a generator aligned with it."""
@@ -95,9 +95,7 @@ class Encoder:
     @functools.cached_property
     def seconds(self) -> float:
         """What its training took, compiling included, whenever that was."""
-        at = (0, self._experiment.training.steps)
-        record = self._runs.records.of(self.start, lambda: convergence.Record(at, (0.0, 0.0), self._trained[1]))
-        return record.seconds
+        return self._runs.records.of(self.start, lambda: self._trained[1]).seconds
 
     @functools.cached_property
     def training_flops(self) -> float:

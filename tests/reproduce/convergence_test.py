@@ -88,7 +88,7 @@ class Law:
 
         monkeypatch.setattr(convergence._Trainer, "_train", train)
         monkeypatch.setattr(aligned_runs.Encoder, "probes", lambda encoder: {"self-supervised": 0.9})
-        monkeypatch.setattr(aligned_runs.Encoder, "_trained", (None, 7.0))
+        monkeypatch.setattr(aligned_runs.Encoder, "_trained", (None, convergence.Record((9,), (0.1,), 7.0)))
 
 
 def reproduce(module, law, tmp_path, monkeypatch, **options):
