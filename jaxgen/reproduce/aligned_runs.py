@@ -29,7 +29,7 @@ from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.objectives.masked_modelling import MaskedModelling
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.reproduce import convergence
-from jaxgen.training import coordinate_check, flops
+from jaxgen.training import coordinate_check, flops, rate_sweep
 from jaxgen.training import step as steps
 from jaxgen.training.optimizer import AdamW
 from jaxgen.training.settings import Training
@@ -67,11 +67,12 @@ class Encoder:
     def __init__(self, runs: convergence.Runs) -> None:
         self._runs = runs
         optimizer = AdamW(learning_rate=4e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05)
-        self._experiment = _experiment(ENCODER, MaskedModelling(), optimizer, runs.plan.encoder_steps)
+        tree = _experiment(ENCODER, MaskedModelling(), optimizer, runs.plan.encoder_steps)
+        self._experiment = dataclasses.replace(tree, data=runs.data)
 
     @functools.cached_property
     def built(self) -> steps.Step:
-        return steps.build(dataclasses.replace(self._experiment, data=self._runs.data), self._runs.mesh)
+        return steps.build(self._experiment, self._runs.mesh)
 
     @functools.cached_property
     def _trained(self) -> tuple[types.PyTree, convergence.Record]:
@@ -90,7 +91,7 @@ class Encoder:
     @property
     def start(self) -> str:
         """Names its weights in the names of runs."""
-        return f"masked encoder after {self._experiment.training.steps} steps"
+        return f"masked encoder {rate_sweep.key(self._experiment, self._experiment.optimizer.learning_rate, 0)}"
 
     @functools.cached_property
     def seconds(self) -> float:
@@ -100,7 +101,7 @@ class Encoder:
     @functools.cached_property
     def training_flops(self) -> float:
         """FLOPs of its training."""
-        tree = dataclasses.replace(self._experiment, data=self._runs.data)
+        tree = self._experiment
         return flops.per_example(tree, self.built) * tree.data.batch_size * tree.training.steps
 
     def probes(self) -> dict[str, float]:
