@@ -6,8 +6,11 @@ import pytest
 
 from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.pipeline import Data
+from jaxgen.encoders.dinov2 import DINOv2
+from jaxgen.encoders.teacher import RandomTeacher
 from jaxgen.experiment import Experiment
 from jaxgen.models.dit import DiT
+from jaxgen.objectives.alignment import Alignment
 from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.parallel import mesh as meshes
 from jaxgen.samplers.sampler import Sampler
@@ -107,11 +110,11 @@ DIT = DiT(width=32, depth=3, head_dim=8, mlp_ratio=2, patch=2, channels=1)
 BATCH = 4
 
 
-def per_example(model, shape=None, devices=1):
+def per_example(model, shape=None, devices=1, objective=FlowMatching()):
     experiment = Experiment(
         model=model,
         autoencoder=Identity(),
-        objective=FlowMatching(),
+        objective=objective,
         data=Data(batch_size=BATCH, resolution=6, text_length=48),
         optimizer=AdamW(),
         training=Training(),
@@ -146,3 +149,13 @@ def test_attention_that_a_mesh_divides_counts_whole():
 
 def test_rematerialization_is_not_counted():
     assert per_example(dataclasses.replace(DIT, remat="full")) == 3 * 2 * by_hand()
+
+
+def test_a_projector_costs_three_forward_passes_and_a_frozen_teacher_one():
+    teacher = RandomTeacher(module=DINOv2(width=16, depth=2, head_dim=8, mlp_ratio=2, grid=3))
+    aligned = per_example(DIT, objective=FlowMatching(alignment=Alignment(teacher=teacher, block=2)))
+    tokens, values = 9, 4
+    projector = tokens * (32 * 32 + 32 * 32 + 32 * 16)
+    seen = tokens + 1  # and the class token
+    tower = tokens * values * 16 + 2 * (seen * (4 * 16 * 16 + 2 * 16 * 32) + 2 * seen * seen * 16)
+    assert aligned - per_example(DIT) == 2 * (3 * projector + tower)
