@@ -15,7 +15,7 @@ from jaxgen.data.synthetic import Synthetic
 from jaxgen.encoders.dinov2 import DINOv2
 from jaxgen.encoders.teacher import RandomTeacher
 from jaxgen.experiment import Experiment
-from jaxgen.models.ddt import DDT
+from jaxgen.models.dit import DiT
 from jaxgen.nn.resampling import weights
 from jaxgen.objectives import alignment
 from jaxgen.objectives.alignment import Alignment
@@ -28,7 +28,7 @@ from jaxgen.training.settings import Training
 
 SCALING = mup.Scaling(base_width=16)
 TEACHER = RandomTeacher(module=DINOv2(width=16, depth=1, head_dim=8, mlp_ratio=1, scaling=SCALING))
-MODEL = DDT(width=16, depth=4, encoder_depth=3, head_dim=8, mlp_ratio=1, scaling=SCALING)
+MODEL = DiT(width=16, depth=3, head_dim=8, mlp_ratio=1, scaling=SCALING)
 FINE = RandomTeacher(module=DINOv2(width=16, depth=1, head_dim=8, mlp_ratio=1, patch=1, grid=8, scaling=SCALING))
 
 
@@ -38,7 +38,7 @@ def experiment(term=Alignment(teacher=TEACHER, block=2), microbatches=1, mesh=me
         autoencoder=Identity(),
         objective=FlowMatching(alignment=term, time_buckets=1),
         data=Data(source=Synthetic(), batch_size=8, resolution=8, text_length=40),
-        optimizer=AdamW(),
+        optimizer=AdamW(learning_rate=1e-2),
         training=Training(steps=4, ema=(0.9,), microbatches=microbatches),
         sampler=Sampler(),
         mesh=mesh,
@@ -102,10 +102,9 @@ def gradients():
 
 def test_blocks_behind_the_tap_and_the_teacher_are_taught_nothing():
     params, frozen = gradients()
-    encoder = params["model"]["encoder"]["blocks"]
-    norms = sum(np.abs(np.asarray(leaf)).reshape(3, -1).sum(axis=1) for leaf in jax.tree.leaves(encoder))
+    norms = sum(np.abs(np.asarray(leaf)).reshape(3, -1).sum(axis=1) for leaf in jax.tree.leaves(params["model"]["blocks"]))
     assert norms[2] == 0 and (norms[:2] > 0).all()
-    for silent in (params["model"]["decoder"], params["model"]["velocity"], frozen):
+    for silent in (params["model"]["velocity"], frozen):
         assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(silent))
     assert all(np.abs(np.asarray(leaf)).max() > 0 for leaf in jax.tree.leaves(params["projector"]))
 
@@ -119,27 +118,28 @@ def test_the_loss_is_that_of_denoising_less_the_weighted_cosine():
 def test_the_projector_learns_and_the_teacher_does_not():
     one = built()
     state, first = one.after()
-    later = one.after(3)[1]
-    assert later["alignment"] > first["alignment"]
+    later = one.after(20)[1]
+    assert later["alignment"] > first["alignment"] + 0.1
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params["projector"], jax.device_get(one.state.params["projector"]))
     assert min(jax.tree.leaves(moved)) > 0
     assert set(state.ema) == {"model", "projector"} and state.ema["projector"] == {}
     assert "params.projector" in state.items() and not any("ema" in n and "projector" in n for n in state.items())
 
 
-@pytest.mark.parametrize("term", [dataclasses.replace(Alignment(teacher=TEACHER, block=2), weight=0.0), None], ids=["0", "none"])
-def test_without_weight_there_is_no_trace_of_it(term):
-    found = experiment(term)
-    mesh = meshes.build(found.mesh, jax.devices()[:1])
+def test_without_weight_there_is_no_trace_of_it():
+    plain = FlowMatching(time_buckets=1)
+    weightless = dataclasses.replace(plain, alignment=Alignment(teacher=TEACHER, block=2, weight=0.0))
+    mesh = meshes.build(meshes.MeshShape(data=1), jax.devices()[:1])
+    texts = []
     with jax.set_mesh(mesh):
-        texts = []
-        for tree in (found, dataclasses.replace(found, objective=FlowMatching(time_buckets=1))):
-            step = steps.build(tree, mesh)
+        for objective in (plain, weightless):
+            step = steps.build(dataclasses.replace(experiment(), objective=objective), mesh)
             assert set(step.state.params) == {"model"} and step.frozen == {}
             texts.append(step.update.lower(step.state, step.frozen, step.batch).as_text())
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_teach_what_the_whole_does():
     # Rows see the same noise either way, so all that may differ is the order of sums.
     whole, parts = built().after()[0], Built(experiment(microbatches=2)).after()[0]
