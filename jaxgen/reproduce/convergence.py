@@ -46,11 +46,11 @@ class Plan:
 
     steps: int = 800
     tuning_share: float = 0.5
-    exponents: tuple[int, ...] = (-10, -9, -8, -7, -6)
+    exponents: tuple[int, ...] = (-9, -8, -7, -6)
     extend: int = 2
     seeds: int = 3
     evaluations: int = 20
-    bank: int = 710
+    bank: int = 355
     encoder_steps: int = 2000
 
 
@@ -211,14 +211,15 @@ class Runs:
             tuning[e] = trainer.curve(e, TUNING_SEED, short, 1).losses[-1]
         best = min(tuning, key=tuning.get)
         curves = [trainer.curve(best, seed, steps, self.plan.evaluations) for seed in range(self.plan.seeds)]
+        parameters, step_flops = trainer.cost()
         return Result(
             name=arm.name,
             exponent=best,
             tuning=tuning,
             steps=np.array(curves[0].steps),
             losses=np.array([curve.losses for curve in curves]),
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.built.state.params["model"])),
-            step_flops=flops.per_example(trainer.experiment, trainer.built) * self.data.batch_size,
+            parameters=parameters,
+            step_flops=step_flops,
             step_seconds=min(curve.seconds / curve.steps[-1] for curve in curves),
         )
 
@@ -238,6 +239,11 @@ class _Trainer:
     def built(self) -> steps.Step:
         held = traced_rate.TracedRate(self.experiment.optimizer)
         return steps.build(dataclasses.replace(self.experiment, optimizer=held), self._runs.mesh)
+
+    def cost(self) -> tuple[int, float]:
+        """Parameters of the generator, and model FLOPs of a training step."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.built.state.params["model"]))
+        return parameters, flops.per_example(self.experiment, self.built) * self.experiment.data.batch_size
 
     def curve(self, exponent: int, seed: int, count: int, evaluations: int) -> Record:
         """The run at rate 2^exponent, the bank asked evenly so many times, and before the first step."""

@@ -44,7 +44,7 @@ def test_a_network_under_mup_is_written_as_a_stock_network_of_the_same_output():
     stock = dinov2.dinov2(MODEL).read(dinov2.dinov2(grown).write(params))
     expected = features(grown, params)
     assert float(jnp.linalg.norm(features(MODEL, stock) - expected) / jnp.linalg.norm(expected)) < 1e-5
-    assert float(jnp.linalg.norm(features(MODEL, params) - expected) / jnp.linalg.norm(expected)) > 1e-2
+    assert float(jnp.linalg.norm(features(MODEL, params) - expected) / jnp.linalg.norm(expected)) > 1e-3
 
 
 def write(path, tensors):

@@ -1,6 +1,7 @@
 """DINOv2 against transformers' `Dinov2Model`, with registers and without, every parameter random; and PyTorch's resampling."""
 
 import functools
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from jaxgen import mup
 from jaxgen.encoders.dinov2 import DINOv2
 from jaxgen.encoders.teacher import RandomTeacher
-from jaxgen.interop import dinov2
+from jaxgen.interop import dinov2, safetensors
 from jaxgen.nn import resampling
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, of the extra `parity`")
@@ -33,6 +34,7 @@ def model(registers):
 
 @functools.cache
 def reference(registers, spread):
+    """The network, and its checkpoint as written to a file."""
     import transformers
 
     like = {
@@ -54,7 +56,16 @@ def reference(registers, spread):
         for name, parameter in network.named_parameters():
             gain = name.endswith(("norm1.weight", "norm2.weight", "layernorm.weight", "lambda1"))
             parameter.copy_(float(gain) + spread * torch.randn(parameter.shape, generator=generator))
-    return network, {name: value.numpy() for name, value in network.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        return network, safetensors.read(f"{folder}/model.safetensors", "checkpoint")
+
+
+def published_name(name):
+    """A parameter's name in files, which transformers has kept while those of its classes changed."""
+    for own, kept in (("q_proj", "attention.query"), ("k_proj", "attention.key"), ("v_proj", "attention.value")):
+        name = name.replace(f"attention.{own}", f"attention.{kept}")
+    return name.replace("attention.o_proj", "attention.output.dense")
 
 
 def params(registers, spread):
@@ -108,7 +119,7 @@ def test_all_gradients_are_those_of_transformers(registers, spread):
     here = jax.tree.map(jnp.asarray, params(registers, spread))
     found, by_x = jax.jit(jax.grad(loss, argnums=(0, 1)))(here, published.here(x))
     published.close(published.there(by_x), inputs.grad.numpy(), published.GRADIENTS)
-    by_name = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    by_name = {published_name(name): p.grad.numpy() for name, p in theirs.named_parameters()}
     # A bias on keys shifts all products of a query alike: its gradient is zero but for rounding, on both sides.
     keys = {name: value for name, value in by_name.items() if name.endswith("key.bias")}
     assert len(keys) == 3 and all(np.abs(value).max() < 1e-4 * np.abs(inputs.grad.numpy()).max() for value in keys.values())
@@ -134,7 +145,9 @@ def test_published_sizes_have_the_tensors_of_transformers(registers, size, hidde
         else:
             theirs = transformers.Dinov2Model(transformers.Dinov2Config(**like))
     table = dinov2.dinov2(dinov2.published(size, registers))
-    assert {e.source: e.shape for e in table.entries} == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
+    assert {e.source: e.shape for e in table.entries} == {
+        published_name(name): tuple(p.shape) for name, p in theirs.named_parameters()
+    }
 
 
 SIZES = [((16, 16), (14, 14)), ((37, 37), (16, 16)), ((5, 5), (7, 9)), ((8, 6), (4, 3))]
