@@ -58,7 +58,7 @@ class Shape:
 class Pick:
     """Entries of an axis in another order; `order[i]` is where entry i here stands in the published array of `size` entries.
 
-    With fewer entries than `size` the rest is left out, and written as zeros.
+    The axis may be counted from the last one, -1. With fewer entries than `size` the rest is left out, and written as zeros.
     """
 
     axis: int
@@ -69,8 +69,9 @@ class Pick:
         return np.take(x, self.order, axis=self.axis)
 
     def back(self, x: np.ndarray) -> np.ndarray:
-        out = np.zeros((*x.shape[: self.axis], self.size, *x.shape[self.axis + 1 :]), x.dtype)
-        out[(slice(None),) * self.axis + (self.order,)] = x
+        axis = self.axis % x.ndim
+        out = np.zeros((*x.shape[:axis], self.size, *x.shape[axis + 1 :]), x.dtype)
+        out[(slice(None),) * axis + (self.order,)] = x
         return out
 
 

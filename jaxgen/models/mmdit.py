@@ -2,11 +2,13 @@
 
 The block of Stable Diffusion 3 (Esser et al., arXiv 2403.03206) with the QK-norm and the two-dimensional RoPE of Seedream 2.0
 (arXiv 2503.07703, §3.1), under μP (arXiv 2505.15270). Behind such blocks may come others over both modalities in one sequence, and
-the network may be told a guidance scale, as in FLUX.1 (Black Forest Labs, 2024).
+the network may be told a guidance scale, as in FLUX.1 (Black Forest Labs, 2024). `PUBLISHED` makes it Stable Diffusion 3 itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import math
 from typing import Any
 
@@ -21,20 +23,57 @@ from jaxgen.models.single_stream import SingleStreamBlock
 from jaxgen.models.transformer import Transformer
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import Mask
-from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding
+from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding, position_sinusoid
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
-from jaxgen.nn.stack import scanned
+from jaxgen.nn.stack import HIDDEN, scanned
 from jaxgen.nn.velocity_head import VelocityHead
 from jaxgen.parallel.sharding import constrain
 
 MODALITIES = ("image", "text")
 
 
+class AbsentText(enum.StrEnum):
+    """What an example without a text reads."""
+
+    NULL = "null"
+    """Nothing, and a learned vector stands for the text in the conditioning vector."""
+    ZEROS = "zeros"
+    """Features that are zero, as Stable Diffusion 3 drops its texts: entries that are absent are read like others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionTable:
+    """Fixed sinusoids of the coordinates of image tokens, a window of a table that is larger than pictures.
+
+    Attributes:
+      offset: added to coordinates, which count from the centre of a picture: half of the side of a published table in tokens, as
+        these count from the corner.
+      spacing: what coordinates are multiplied by then: the side of the pictures of most of the training over that of the table.
+    """
+
+    offset: float = 0.0
+    spacing: float = 1.0
+
+    def validate(self) -> None:
+        if not math.isfinite(self.offset):
+            raise types.BadInput("offset", self.offset, "a finite number of tokens")
+        if not (math.isfinite(self.spacing) and self.spacing > 0):
+            raise types.BadInput("spacing", self.spacing, "a finite positive factor")
+
+    def __call__(self, positions: jax.Array, width: int) -> jax.Array:
+        """[B, L, 2] to float32 [B, L, D]."""
+        return position_sinusoid(self.spacing * (positions + self.offset), width)
+
+
 class MMDiTBlock(nn.Module):
-    """One attention over both modalities; projections, feed-forward and modulation separate."""
+    """One attention over both modalities; projections, feed-forward and modulation separate.
+
+    Attributes:
+      context_pre_only: text is read and not written to: behind this block nobody reads it.
+    """
 
     width: int
     head_dim: int
@@ -43,17 +82,22 @@ class MMDiTBlock(nn.Module):
     gates: Gates
     scale: mup.Scale
     context_attention: str = "all_gather"
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    context_pre_only: bool = False
 
     @nn.compact
     def __call__(
-        self, carry: dict[str, jax.Array], c: dict[str, jax.Array], positions: jax.Array, segments: dict[str, jax.Array]
+        self, carry: dict[str, jax.Array], c: dict[str, jax.Array], positions: jax.Array | None, segments: dict[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], None]:
-        """carry: tokens [B, L or S, D] by modality; c: [B, 1 or L or S, D]; positions [B, L, 2]; segments [B, L or S]."""
+        """carry: tokens [B, L or S, D] by modality; c: [B, 1 or L or S, D]; positions [B, L, 2] of rotations, if there are any;
+        segments [B, L or S]."""
         mods, heads = {}, {}
         for name in MODALITIES:
-            mods[name] = Modulation(6, self.width, self.scale, self.gates, name=f"{name}_modulation")(c[name])
+            count = 2 if name == "text" and self.context_pre_only else 6
+            mods[name] = Modulation(count, self.width, self.scale, self.gates, name=f"{name}_modulation")(c[name])
             shift, scale = mods[name][:2]
-            project = QueryKeyValue(self.width, self.head_dim, self.scale, qk_norm=True, name=f"{name}_heads")
+            project = QueryKeyValue(self.width, self.head_dim, self.scale, self.qk_norm, self.qkv_bias, name=f"{name}_heads")
             heads[name] = project(modulate(carry[name], shift, scale), positions if name == "image" else None)
         q, k, v = (joined({name: heads[name][i] for name in MODALITIES}) for i in range(3))
         joint = joined(segments)
@@ -61,8 +105,8 @@ class MMDiTBlock(nn.Module):
         split = carry["image"].shape[1]
         attended = {"image": attended[:, :split], "text": attended[:, split:]}
 
-        out = {}
-        for name in MODALITIES:
+        out = dict(carry)
+        for name in ("image",) if self.context_pre_only else MODALITIES:
             _, _, gate_1, shift, scale, gate_2 = mods[name]
             x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(attended[name])
             x = constrain(x, "batch", "length", "activation_embed")
@@ -78,10 +122,11 @@ class MMDiT(Transformer):
 
     The conditioning vector is the time embedding plus a two-layer map of the text as one vector (the stream "pooled", or the mean
     text embedding), or a learned null vector where a segment has none; and the embedding of a guidance scale, where there is one.
-    Text tokens carry a learned position, image tokens a rotary one.
+    Text tokens carry a learned position, image tokens a rotary one, unless there is a table.
 
     Attributes:
-      width: D. depth: number of blocks with weights per modality. head_dim: K, the same at every width; a multiple of 4.
+      width: D. depth: number of blocks with weights per modality. head_dim: K, the same at every width; a multiple of 4 where there
+        are rotations.
       single_depth: number of single-stream blocks behind them.
       vocabulary: number of text ids where the stream "text" holds ids; 0 where it holds features.
       text_features: channels of the text features where vocabulary is 0.
@@ -92,6 +137,11 @@ class MMDiT(Transformer):
       edge: convolutions at a finer patch before and behind the blocks; None has linear maps there.
       gates: zero or random start of modulation.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
+      qk_norm: queries and keys are normalized. qkv_bias: queries, keys and values have biases.
+      position_table: of image tokens, in the place of rotations; text then has no positions but those that its features bring.
+      absent_text: what an example without a text reads. A row of several examples does not tell whose an absent entry is, and reads
+        none.
+      context_pre_only: the last block reads text and writes to the image alone.
     """
 
     single_depth: int = 0
@@ -103,6 +153,11 @@ class MMDiT(Transformer):
     edge: ConvolutionalEdge | None = None
     gates: Gates = Gates.ZERO
     activation: str = "gelu"
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    position_table: PositionTable | None = None
+    absent_text: AbsentText = AbsentText.NULL
+    context_pre_only: bool = False
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -120,8 +175,10 @@ class MMDiT(Transformer):
                 raise types.BadInput(name, getattr(self, name), "0 or more")
         if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
             raise types.BadInput("guidance", self.guidance, "a finite number, 0 or above, or none")
-        if self.head_dim % 4:
+        if self.position_table is None and self.head_dim % 4:
             raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
+        if self.position_table is not None and self.width % 4:
+            raise types.BadInput("width", self.width, "a multiple of 4 (sines and cosines of two axes)")
         for name in ("width", "patch"):
             if self.edge is not None and getattr(self, name) % self.edge.split:
                 raise types.BadInput(name, getattr(self, name), f"a multiple of edge.split={self.edge.split}")
@@ -131,6 +188,15 @@ class MMDiT(Transformer):
                 self.vocabulary,
                 f"either ids (vocabulary > 0) or features (text_features={self.text_features} > 0)",
             )
+        if self.vocabulary and self.position_table is not None:
+            raise types.BadInput("position_table", self.position_table, "none, as ids (vocabulary > 0) bring no order of their own")
+        if self.vocabulary and self.absent_text == AbsentText.ZEROS:
+            raise types.BadInput("absent_text", str(self.absent_text), "null, as ids (vocabulary > 0) have no zero")
+        if self.context_pre_only and self.single_depth:
+            needed = f"false, as the single_depth={self.single_depth} blocks behind read what is written to text"
+            raise types.BadInput("context_pre_only", True, needed)
+        if self.context_pre_only and self.depth < 2:
+            raise types.BadInput("depth", self.depth, "at least 2, of which the last is of another kind (context_pre_only)")
 
     def check(self, experiment: Any) -> None:
         """The text of the data must fit the tables."""
@@ -172,6 +238,8 @@ class MMDiT(Transformer):
         embed_out = (("embed_out", self.width),)
         embed = (("embed", self.width),)
         text = streams["text"]
+        if self.absent_text == AbsentText.ZEROS:
+            text = _all_read(text, tokens.segments)
 
         if self.vocabulary:
             y = NgramEmbedding(self.vocabulary, self.width, scale, name="text_ids")(interface.present(text), text.segments)
@@ -188,8 +256,10 @@ class MMDiT(Transformer):
             pooled, present = segment_mean(y, text.segments, owners)
             pooled = Linear(embed, embed_out, scale, name="pooled_in")(pooled)
         pooled = Linear(embed, embed_out, scale, name="pooled_out")(nn.silu(pooled))
-        null = Table("vocabulary", 1, self.width, scale, name="null")(jnp.zeros_like(owners))
-        c = TimeEmbedding(self.width, scale, name="time")(t) + jnp.where(present[..., None], pooled, null)
+        if self.absent_text == AbsentText.NULL:
+            null = Table("vocabulary", 1, self.width, scale, name="null")(jnp.zeros_like(owners))
+            pooled = jnp.where(present[..., None], pooled, null)
+        c = TimeEmbedding(self.width, scale, name="time")(t) + pooled
         if self.guidance is not None:
             told = jnp.full(owners.shape, self.guidance, jnp.float32)
             if "guidance" in streams:
@@ -206,19 +276,30 @@ class MMDiT(Transformer):
             ends = (self.edge, self.width, self.patch, self.channels, self.gates, scale)
             x, skip = ConvolutionalStem(*ends, name="stem")(tokens, c.astype(dtype))
 
-        y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places(text.segments))
+        positions = tokens.positions
+        if self.position_table is None:
+            y = y + Table("position", self.text_length, self.width, scale, name="text_positions")(places(text.segments))
+        else:
+            x, positions = x + self.position_table(positions, self.width).astype(dtype), None
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
+        like += (self.qk_norm, self.qkv_bias)
         image = lambda carry: carry["image"]
-        block = scanned(MMDiTBlock, self.depth, self.remat, broadcast=3, tap=tap, tokens=image)(*like, name="blocks")
         conditions = {"image": c.astype(dtype), "text": c_text.astype(dtype)}
         segments = {"image": tokens.segments, "text": text.segments}
-        carry, _ = block(carry, conditions, tokens.positions, segments)
+        depth = self.depth - self.context_pre_only
+        block = scanned(MMDiTBlock, depth, self.remat, broadcast=3, tap=tap, tokens=image)(*like, name="blocks")
+        carry, _ = block(carry, conditions, positions, segments)
+        if self.context_pre_only:
+            carry, _ = MMDiTBlock(*like, context_pre_only=True, name="last_block")(carry, conditions, positions, segments)
+            if tap == self.depth:
+                self.sow(HIDDEN, "tokens", carry["image"])
         x = carry["image"]
         if self.single_depth:
-            # Text stands still under the rotations: its positions are zero.
-            positions = jnp.pad(tokens.positions, ((0, 0), (0, y.shape[1]), (0, 0)))
+            if positions is not None:
+                # Text stands still under the rotations: its positions are zero.
+                positions = jnp.pad(positions, ((0, 0), (0, y.shape[1]), (0, 0)))
             c_both = c.astype(dtype) if c.shape[1] == 1 else joined(conditions)
             image = lambda carry: carry[:, : tokens.values.shape[1]]
             behind = None if tap is None else tap - self.depth
@@ -230,9 +311,27 @@ class MMDiT(Transformer):
         return VelocityHead(self.width, values, self.gates, scale, name="velocity")(x, c.astype(dtype))
 
 
+_SD3 = {"text_features": 4096, "pooled_features": 2048, "text_length": 333, "position_table": PositionTable(96.0, 64 / 192)}
+VARIANTS = {
+    "SD3-medium": {"width": 1536, "depth": 24, "head_dim": 64, "qk_norm": False, **_SD3},
+    "SD3.5-large": {"width": 2432, "depth": 38, "head_dim": 64, "qk_norm": True, **_SD3},
+}
+"""Sizes by name, as released, patch 2 of 16 channels: as many heads as blocks (Esser et al., arXiv 2403.03206, §5.3), a table of
+192 × 192 tokens for pictures of 64 × 64, text of 77 tokens by CLIP and 256 by T5."""
+
+PUBLISHED = {"vocabulary": 0, "qkv_bias": True, "absent_text": AbsentText.ZEROS, "context_pre_only": True}
+"""What the published networks have besides."""
+
+
 def joined(arrays: dict[str, jax.Array]) -> jax.Array:
     """Arrays by modality, [B, L, …] and [B, S, …], one behind the other."""
     return jnp.concatenate([arrays[name] for name in MODALITIES], axis=1)
+
+
+def _all_read(text: types.Condition, segments: jax.Array) -> types.Condition:
+    """The text with zeros for absent entries, which are read too in rows of one example; segments [B, L] are the image tokens'."""
+    alone = jnp.max(segments, axis=1, keepdims=True) <= 1
+    return types.Condition(interface.present(text), jnp.where(alone, 1, text.segments))
 
 
 def places(segments: jax.Array) -> jax.Array:

@@ -28,13 +28,16 @@ class SingleStreamBlock(nn.Module):
     gates: Gates
     scale: mup.Scale
     context_attention: str = "all_gather"
+    qk_norm: bool = True
+    qkv_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array, positions: jax.Array, segments: jax.Array) -> tuple[jax.Array, None]:
-        """x [B, L, D], c [B, 1 or L, D], positions [B, L, axes], segments [B, L]."""
+    def __call__(self, x: jax.Array, c: jax.Array, positions: jax.Array | None, segments: jax.Array) -> tuple[jax.Array, None]:
+        """x [B, L, D], c [B, 1 or L, D], positions [B, L, axes] of rotations, if there are any, segments [B, L]."""
         shift, scale, gate = Modulation(3, self.width, self.scale, self.gates, name="modulation")(c)
         normed = modulate(x, shift, scale)
-        q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, qk_norm=True, name="heads")(normed, positions)
+        project = QueryKeyValue(self.width, self.head_dim, self.scale, self.qk_norm, self.qkv_bias, name="heads")
+        q, k, v = project(normed, positions)
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
         y = FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
         y = y + MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(normed)
