@@ -12,7 +12,8 @@ Programs V, table 8; Scaling Diffusion Transformers Efficiently via μP, arXiv 2
   finite   no width axis           1/√fan_in       1        1              1             1
 
 Under the standard parametrization every multiplier is 1 and an output starts at 1/√fan_in; at the base width both
-are the same network with the same updates.
+are the same network with the same updates. The published one is the standard one from the start that the authors of a
+model gave it (`nn.start`), its gates included.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ base size of its own grows with width, whatever the axis table says (a head dime
 class Parametrization(enum.StrEnum):
     MUP = "mup"
     STANDARD = "standard"
+    PUBLISHED = "published"
+
+
+Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+"""Key and shape to a float32 value."""
+
+Start = Callable[[str, int, int], Initializer | None]
+"""How a published network starts: dotted name, fan-in and fan-out of a parameter to what draws it; None where nothing was published
+of it. The fan-in of a bias is that of its map."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Scaling:
 
     Attributes:
       base_width: width at which all multipliers are 1; the width at which the hyper-parameters were found.
-      parametrization: μP, or standard for contrast.
+      parametrization: μP, or standard for contrast, or standard from the published start.
       output_multiplier: tunable factor on the forward pass of output layers.
       base_head_dim: head dimension at base width where it grows with width; None where it is the same at all widths.
     """
@@ -65,14 +75,24 @@ class Scaling:
         if head is not None and (head < 1 or self.base_width % head):
             raise types.BadInput("base_head_dim", head, f"a divisor of base_width={self.base_width}, or none")
 
-    def at(self, width: int) -> Scale:
-        """The multipliers for a model of this width."""
+    def at(self, width: int, start: Start | None = None) -> Scale:
+        """The multipliers for a model of this width, which was published with this start.
+
+        Raises:
+          BadInput: the published parametrization of a model that was published with none.
+        """
+        published = self.parametrization == Parametrization.PUBLISHED
+        if published and start is None:
+            raise types.BadInput(
+                "parametrization", str(self.parametrization), "mup or standard, as no start of this model was published"
+            )
         return Scale(
             ratio=width / self.base_width,
             mup=self.parametrization == Parametrization.MUP,
             output_multiplier=self.output_multiplier,
             base_width=self.base_width,
             base_head_dim=self.base_head_dim,
+            start=start if published else None,
         )
 
 
@@ -83,6 +103,7 @@ class Scale:
     Attributes:
       ratio: width / base width.
       mup: False under the standard parametrization.
+      start: under the published one, how the network was published to start.
     """
 
     ratio: float
@@ -90,6 +111,7 @@ class Scale:
     output_multiplier: float
     base_width: int
     base_head_dim: int | None
+    start: Start | None = None
 
     def base_size(self, axis: AxisSize) -> float:
         """Size of this axis at base width."""
@@ -160,6 +182,7 @@ def param(
     outputs: Sequence[AxisSize],
     kind: str,
     std: float | None = None,
+    of: Sequence[AxisSize] = (),
 ) -> jax.Array:
     """Creates (or reads) a parameter of `module`, whose field `scale` is a `Scale`.
 
@@ -171,6 +194,7 @@ def param(
       kind: "dense", "embedding" (lookup table), "gain" (starts at 1), "bias" (starts at 0) or "output" (a map from width
         to a finite size, whose result the caller multiplies by `forward_multiplier`).
       std: initial standard deviation at base width; None takes 1/√fan_in for matmuls and 1 for tables; 0 starts at zero.
+      of: of a bias, the input axes of the map that it belongs to, by whose size some published ones start.
 
     Returns:
       The value, float32, of shape (sizes of inputs, sizes of outputs).
@@ -180,7 +204,12 @@ def param(
     """
     described = describe(module.scale, name, inputs, outputs, kind)
     shape = tuple(axis[1] for axis in (*inputs, *outputs))
-    initializer = _initializer(module.scale, inputs, kind, std)
+    initializer = None
+    if module.scale.start is not None and kind != "gain":
+        fan_in, fan_out = (math.prod(axis[1] for axis in group) for group in (of or inputs, outputs))
+        initializer = module.scale.start(".".join((*module.path, name)), fan_in, fan_out)
+    if initializer is None:
+        initializer = _initializer(module.scale, inputs, kind, std)
     return module.param(name, lambda key: described.replace(value=initializer(key, shape)))
 
 
@@ -281,7 +310,7 @@ def _read(boxed: types.PyTree, field: Callable[[Parameter], Any]) -> types.PyTre
     return jax.tree.map(field, boxed, is_leaf=is_parameter)
 
 
-def _initializer(scale: Scale, inputs: Sequence[AxisSize], kind: str, std: float | None):
+def _initializer(scale: Scale, inputs: Sequence[AxisSize], kind: str, std: float | None) -> Initializer:
     if kind == "gain":
         return lambda key, shape: jnp.ones(shape, jnp.float32)
     if kind == "bias" or std == 0:

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     trained, name = session.load(arguments, arguments.config)
     experiment, _ = experiments.load(arguments.config, [*arguments.set, *settings], arguments.trust)
     by_width: dict[tuple[str, int], experiments.Experiment] = {}
-    for parametrization in mup.Parametrization:
+    both = (mup.Parametrization.MUP, mup.Parametrization.STANDARD)
+    for parametrization in both:
         for width in widths:
             tree = experiments.override(experiment, f"model.width={width}")
             tree = experiments.override(tree, f"model.scaling.parametrization={parametrization}")
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         with loader.batches(examples, data.features(), data.batch_size, sharding.batch_sharding(mesh), 0, 1) as batches:
             _, batch = next(batches)
         with tqdm.tqdm(total=len(by_width), unit="width", disable=None, leave=False) as bar:
-            for parametrization in mup.Parametrization:
+            for parametrization in both:
                 scale, change = [], []
                 for width in widths:
                     one, other = coordinate_check.sizes(

@@ -42,7 +42,7 @@ def ddt(model: ImprovedDiT) -> names.Table:
     width, values = model.width, model.patch**2 * model.channels
     inside = np.arange(values).reshape(model.channels, model.patch, model.patch).transpose(1, 2, 0).reshape(-1)
     time = names.Rotate(names.reversed_time(TIME_FEATURES, MAX_PERIOD).T)
-    multiplier = names.Times(1 / mup.forward_multiplier(model.scaling.at(width), (("embed", width),)))
+    multiplier = names.Times(1 / mup.forward_multiplier(model.scale, (("embed", width),)))
     entries = [
         *names.dense("t_embedder.mlp.0", "time.in", (TIME_FEATURES,), (width,), kernel_steps=(time,)),
         *names.dense("t_embedder.mlp.2", "time.out", (width,), (width,)),
@@ -75,7 +75,7 @@ def _block(model: ImprovedDiT, source: str, target: str, layer: int) -> list[nam
     width, head_dim, hidden = model.width, model.head_dim, gated_hidden(model.width, model.mlp_ratio)
     heads = (width // head_dim, head_dim)
     turned = _turned_channels(head_dim)
-    factor = names.query_factor(model.scaling.at(width), head_dim)
+    factor = names.query_factor(model.scale, head_dim)
     pick = names.Pick(0, turned, head_dim)
     dense = functools.partial(names.dense, layer=layer)
     linear = functools.partial(dense, bias=False)

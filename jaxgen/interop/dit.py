@@ -46,7 +46,7 @@ def _network(model: DiT, grid: int, learn_variance: bool, published: int, revers
         raise types.BadInput("grid", grid, "a positive number of tokens")
     width, hidden = model.width, model.mlp_ratio * model.width
     heads = (width // model.head_dim, model.head_dim)
-    scale = model.scaling.at(width)
+    scale = model.scale
     order = names.sinusoid_order(width)
     even = names.fused_query(scale, model.head_dim)
     turn = (names.Rotate(names.reversed_time(TIME_FEATURES).T),) if reverse else ()

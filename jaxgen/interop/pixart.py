@@ -30,7 +30,7 @@ def pixart(model: PixArt, grid: int) -> tuple[PixArt, names.Table]:
     model = model.clone(**PUBLISHED | {"learn_variance": model.learn_variance, "position_offset": grid / 2})
     model.validate()
     width, hidden = model.width, model.mlp_ratio * model.width
-    scale = model.scaling.at(width)
+    scale = model.scale
     order = names.sinusoid_order(width)
     multiplier = mup.forward_multiplier(scale, (("embed", width),))
     values = model.patch**2 * model.channels * (1 + model.learn_variance)
@@ -59,7 +59,7 @@ def with_null(params: types.PyTree, null: np.ndarray) -> types.PyTree:
 def _block(model: PixArt, i: int, width: int, hidden: int, order: np.ndarray) -> list[names.Entry]:
     dense = functools.partial(names.dense, layer=i)
     source, heads = f"transformer_blocks.{i}", (width // model.head_dim, model.head_dim)
-    query = names.Times(names.query_factor(model.scaling.at(width), model.head_dim))
+    query = names.Times(names.query_factor(model.scale, model.head_dim))
     table = names.Entry(f"{source}.scale_shift_table", (6, width), "blocks.modulation.table", (names.Pick(1, order, width),), i)
     entries = [
         table,

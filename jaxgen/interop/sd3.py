@@ -38,7 +38,7 @@ def sd3(model: MMDiT, grid: int = 64, table: int = 192) -> tuple[MMDiT, names.Ta
     model.validate()
     width = model.width
     order = names.sinusoid_order(width)
-    multiplier = mup.forward_multiplier(model.scaling.at(width), (("embed", width),))
+    multiplier = mup.forward_multiplier(model.scale, (("embed", width),))
     values = model.patch**2 * model.channels
     entries = [
         *names.patches("pos_embed.proj", "patches", model.patch, model.channels, width, order),
@@ -87,7 +87,7 @@ def _heads(
 ) -> list[names.Entry]:
     """Maps to queries, keys and values of one modality, and the gains of queries and keys, `published` under these five names."""
     width, head_dim = model.width, model.head_dim
-    factor = (names.Times(names.query_factor(model.scaling.at(width), head_dim)),)
+    factor = (names.Times(names.query_factor(model.scale, head_dim)),)
     dense = functools.partial(names.dense, inputs=(width,), outputs=(width // head_dim, head_dim), layer=layer, into=into)
     *maps, query_norm, key_norm = published
     entries = []

@@ -18,7 +18,7 @@ def uvit(model: UViT) -> names.Table:
     model.validate()
     width, hidden = model.width, model.mlp_ratio * model.width
     values, tokens = model.patch**2 * model.channels, 2 + model.grid[0] * model.grid[1]
-    multiplier = mup.forward_multiplier(model.scaling.at(width), (("embed", width),))
+    multiplier = mup.forward_multiplier(model.scale, (("embed", width),))
     entries = [
         *names.patches("patch_embed.proj", "patches", model.patch, model.channels, width),
         names.Entry("label_emb.weight", (model.classes + 1, width), "labels.table"),
@@ -46,7 +46,7 @@ def uvit(model: UViT) -> names.Table:
 def _block(model: UViT, source: str, target: str, layer: int | None, width: int, hidden: int) -> list[names.Entry]:
     dense = functools.partial(names.dense, layer=layer)
     heads = (width // model.head_dim, model.head_dim)
-    even = names.fused_query(model.scaling.at(width), model.head_dim)
+    even = names.fused_query(model.scale, model.head_dim)
     entries = [
         *_norm(f"{source}.norm1", f"{target}.norm_1", width, layer),
         *_norm(f"{source}.norm2", f"{target}.norm_2", width, layer),

@@ -25,6 +25,7 @@ from jaxgen.nn.modulation import Gates, Modulation, per_token
 from jaxgen.nn.norms import RMSNorm
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
 from jaxgen.nn.stack import scanned
+from jaxgen.nn.start import Start, normal, uniform_over_fan_in, xavier_uniform, zeros
 from jaxgen.nn.velocity_head import VelocityHead
 from jaxgen.parallel.sharding import constrain
 
@@ -37,6 +38,19 @@ VARIANTS: dict[str, dict[str, int]] = {
 
 MAX_PERIOD = 10.0
 """Of the sinusoids of t, which is taken as it is, from 0 to 1: frequencies from 1 to about a tenth."""
+
+
+START = Start(
+    (
+        ("*patches.kernel", xavier_uniform),
+        ("*patches.bias", zeros),
+        ("time.*.kernel", normal(0.02)),
+        ("labels.table", normal(0.02)),
+        ("velocity.*", zeros),
+        ("*", uniform_over_fan_in),
+    )
+)
+"""Of the published code (MCG-NJU/DDT), which leaves all within blocks as PyTorch starts it, gates too."""
 
 
 class ImprovedBlock(nn.Module):
@@ -104,6 +118,7 @@ class ImprovedDiT(Transformer):
     gates: Gates = Gates.RANDOM
 
     streams = ("label",)
+    published_start = START
 
     def validate(self) -> None:
         super().validate()
@@ -135,13 +150,13 @@ class ImprovedDiT(Transformer):
         return constrain(c.astype(tokens.values.dtype), "batch", "length", "activation_embed")
 
     def _set_up_ends(self) -> None:
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         self.time = TimeEmbedding(self.width, scale, factor=1.0, max_period=MAX_PERIOD)
         self.labels = Table("vocabulary", self.classes + 1, self.width, scale)
         self.velocity = VelocityHead(self.width, self._values, self.gates, scale, silu=False)
 
     def _trunk(self, depth: int) -> Trunk:
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         like = (self.head_dim, self.mlp_ratio, self._values, self.gates, scale, self.context_attention, self.remat)
         return Trunk(self.width, depth, *like)
 

@@ -19,8 +19,20 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
 from jaxgen.nn.stack import scanned
+from jaxgen.nn.start import Start, normal, xavier_uniform, zeros
 from jaxgen.nn.velocity_head import VelocityHead
 from jaxgen.parallel.sharding import constrain
+
+START = Start(
+    (
+        ("time.*.kernel", normal(0.02)),
+        ("labels.table", normal(0.02)),
+        ("*modulation.*", zeros),
+        ("velocity.*", zeros),
+        ("*.kernel", xavier_uniform),
+    )
+)
+"""Of the published code (facebookresearch/DiT, and SiT's)."""
 
 
 class DiTBlock(nn.Module):
@@ -74,6 +86,7 @@ class DiT(Transformer):
     position_offset: float = 0.0
 
     streams = ("label",)
+    published_start = START
 
     def validate(self) -> None:
         super().validate()
@@ -96,7 +109,7 @@ class DiT(Transformer):
 
         Returns [B, L, p·p·C], or [B, L, p·p·2C] with `learn_variance`, in each pixel first the C channels of the prediction.
         """
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         values = self.patch * self.patch * self.channels
         dtype = tokens.values.dtype
         x = Linear((("patch", values),), (("embed_out", self.width),), scale, name="patches")(tokens.values)

@@ -29,10 +29,16 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.modulation import Gates, Modulation, modulate, per_token, segment_mean
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
 from jaxgen.nn.stack import HIDDEN, scanned
+from jaxgen.nn.start import Start, uniform_over_fan_in
 from jaxgen.nn.velocity_head import VelocityHead
 from jaxgen.parallel.sharding import constrain
 
 MODALITIES = ("image", "text")
+
+
+START = Start((("*.kernel", uniform_over_fan_in), ("*.bias", uniform_over_fan_in)))
+"""No start of Stable Diffusion 3 was published: public code of its network (sihyun-yu/REPA, for one) leaves all of it as PyTorch
+starts it."""
 
 
 class AbsentText(enum.StrEnum):
@@ -159,6 +165,8 @@ class MMDiT(Transformer):
     absent_text: AbsentText = AbsentText.NULL
     context_pre_only: bool = False
 
+    published_start = START
+
     @property
     def streams(self) -> tuple[str, ...]:
         """The fields of the data that the network is conditioned on."""
@@ -232,7 +240,7 @@ class MMDiT(Transformer):
         Returns:
           [B, L, p·p·C] in the dtype of the token values.
         """
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         values = self.patch * self.patch * self.channels
         dtype = tokens.values.dtype
         embed_out = (("embed_out", self.width),)

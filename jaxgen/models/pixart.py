@@ -20,10 +20,26 @@ from jaxgen.nn.mlp import MLP
 from jaxgen.nn.modulation import Gates, Modulation, ModulationTable, modulate, per_token, segment_mean
 from jaxgen.nn.projections import CrossHeads, FromHeads, QueryKeyValue
 from jaxgen.nn.stack import scanned
+from jaxgen.nn.start import Start, normal, normal_over_width, uniform_over_fan_in, xavier_uniform, zeros
 from jaxgen.parallel.sharding import constrain
 
 NULL = 1 << 30
 """Segment of the null caption's entries, and in cross-attention of the image tokens that have no text."""
+
+
+START = Start(
+    (
+        ("patches.bias", uniform_over_fan_in),
+        ("time.*.kernel", normal(0.02)),
+        ("text_*.kernel", normal(0.02)),
+        ("modulation.*.kernel", normal(0.02)),
+        ("*modulation.table", normal_over_width),
+        ("*from_cross_heads.*", zeros),
+        ("velocity.*", zeros),
+        ("*.kernel", xavier_uniform),
+    )
+)
+"""Of the published code (PixArt-alpha/PixArt-alpha)."""
 
 
 class PixArtBlock(nn.Module):
@@ -108,6 +124,7 @@ class PixArt(Transformer):
     position_spacing: float = 1.0
 
     streams = ("text",)
+    published_start = START
 
     def validate(self) -> None:
         super().validate()
@@ -149,7 +166,7 @@ class PixArt(Transformer):
           [B, L, p·p·C] in the dtype of the token values; or [B, L, p·p·2C] with `learn_variance`, in each pixel first the C
           channels of the prediction.
         """
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         values = self.patch * self.patch * self.channels
         dtype = tokens.values.dtype
         embed, embed_out = (("embed", self.width),), (("embed_out", self.width),)

@@ -11,7 +11,8 @@ from jaxgen.nn.stack import REMAT
 
 
 class Transformer(nn.Module):
-    """The options that all families share; each adds its own, and `streams`, the fields of the data that it is conditioned on.
+    """The options that all families share; each adds its own, `streams`, the fields of the data that it is conditioned on, and
+    `published_start`, with which its authors start it.
 
     Their `__call__(tokens, t, streams, tap=None)` puts the image tokens behind block `tap` into the collection `nn.stack.HIDDEN`
     (`models.interface.velocity_and_hidden`).
@@ -39,6 +40,11 @@ class Transformer(nn.Module):
     def block_count(self) -> int:
         """Number of blocks behind which tokens can be tapped, counted from 1 in the order in which tokens pass them."""
         return self.depth
+
+    @property
+    def scale(self) -> mup.Scale:
+        """Multipliers and start at this width."""
+        return self.scaling.at(self.width, self.published_start)
 
     def validate(self) -> None:
         """Raises BadInput, naming the field at fault."""

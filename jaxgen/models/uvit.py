@@ -22,7 +22,18 @@ from jaxgen.nn.norms import LayerNorm
 from jaxgen.nn.patches import joined, patches
 from jaxgen.nn.projections import FromHeads, QueryKeyValue
 from jaxgen.nn.stack import HIDDEN, scanned
+from jaxgen.nn.start import Start, normal, uniform_over_fan_in
 from jaxgen.parallel.sharding import constrain
+
+START = Start(
+    (
+        ("patches.*", uniform_over_fan_in),
+        ("convolution.*", uniform_over_fan_in),
+        ("*.kernel", normal(0.02)),
+        ("positions.table", normal(0.02)),
+    )
+)
+"""Of the published code (baofff/U-ViT), which leaves convolutions as PyTorch starts them; the output does not start at zero."""
 
 
 class UViTBlock(nn.Module):
@@ -82,6 +93,7 @@ class UViT(Transformer):
     qkv_bias: bool = False
 
     streams = ("label",)
+    published_start = START
 
     @property
     def block_count(self) -> int:
@@ -122,7 +134,7 @@ class UViT(Transformer):
         Raises:
           ValueError: packed tokens, which have no neighbours on a grid, where there is a convolution.
         """
-        scale = self.scaling.at(self.width)
+        scale = self.scale
         values = self.patch * self.patch * self.channels
         dtype = tokens.values.dtype
         embed, embed_out = (("embed", self.width),), (("embed_out", self.width),)

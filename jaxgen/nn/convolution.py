@@ -41,7 +41,7 @@ class Convolution(nn.Module):
             precision=precision(x),
         )
         if self.bias:
-            y = y + mup.param(self, "bias", outputs=outputs, kind="bias").astype(x.dtype)
+            y = y + mup.param(self, "bias", outputs=outputs, kind="bias", of=inputs).astype(x.dtype)
         return y.reshape(x.shape)
 
 

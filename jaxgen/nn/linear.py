@@ -48,7 +48,7 @@ class Linear(nn.Module):
         apart = tensor > 1 and len(self.outputs) > 1 and not axes.AXES[self.outputs[0][0]].width
         y = _product(x, kernel, len(self.inputs), apart)
         if self.bias:
-            y = y + mup.param(self, "bias", outputs=self.outputs, kind="bias").astype(x.dtype)
+            y = y + mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
         return y
 
 

@@ -16,7 +16,8 @@ from jaxgen.parallel.sharding import constrain
 
 
 class Gates(enum.StrEnum):
-    """How modulation starts: adaLN-Zero, or N(0, 1/D) as in the published μP models (arXiv 2505.15270)."""
+    """How modulation starts: adaLN-Zero, or N(0, 1/D) as in the published μP models (arXiv 2505.15270). Under the published
+    parametrization it starts as its authors have it, whichever is asked for."""
 
     ZERO = "zero"
     RANDOM = "random"

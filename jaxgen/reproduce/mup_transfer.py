@@ -74,7 +74,8 @@ def run(place: claim.Workplace, plan: Plan = Plan()) -> claim.Outcome:
         for parametrization in (MUP, STANDARD):
             sweep = functools.partial(runs.sweep, parametrization=parametrization, schedule="cosine")
             panels[f"{parametrization}, warm-up and cosine"] = _narrow(sweep, plan.cosine, start, plan, few)
-        panels["standard, published start"] = _narrow(runs.published, plan.published, start, plan, few)
+        published = functools.partial(runs.sweep, parametrization=mup.Parametrization.PUBLISHED)
+        panels["standard, published start"] = _narrow(published, plan.published, start, plan, few)
     seconds = runs.cells.seconds
     if plan.scenes:
         other = small_runs.SmallRuns(place, small_runs.scenes)

@@ -22,7 +22,7 @@ from jaxgen.objectives.flow_matching import FlowMatching
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
 from jaxgen.parallel.mesh import MeshShape
-from jaxgen.reproduce import claim, published_start
+from jaxgen.reproduce import claim
 from jaxgen.training import rate_sweep, traced_rate
 from jaxgen.training.optimizer import AdamW
 from jaxgen.training.settings import Training
@@ -101,18 +101,14 @@ class SmallRuns:
         return tree
 
     def sweep(self, width: int, parametrization: mup.Parametrization, schedule: str = "constant") -> rate_sweep.Sweep:
-        """The sweep of `experiment`. At the base width both parametrizations are the same training, which
+        """The sweep of `experiment`. At the base width μP and the standard parametrization are the same training, which
         `check_base_identity` proves; it is done once."""
-        if width == BASE_WIDTH:
+        if width == BASE_WIDTH and parametrization == mup.Parametrization.STANDARD:
             parametrization = mup.Parametrization.MUP
         name = (width, parametrization, schedule)
         if name not in self._sweeps:
             self._sweeps[name] = self._sweep(self.experiment(*name))
         return self._sweeps[name]
-
-    def published(self, width: int) -> rate_sweep.Sweep:
-        """The sweep of a DiT under the standard parametrization that starts as published."""
-        return self._sweep(self.experiment(width, mup.Parametrization.STANDARD), published_start.PublishedStart)
 
     def check_base_identity(self) -> None:
         """At the base width μP and the standard parametrization have the same multipliers, start and steps, to the bit.
@@ -120,7 +116,8 @@ class SmallRuns:
         Raises:
           InvariantFailed: naming what differs.
         """
-        sweeps = [self._sweep(self.experiment(BASE_WIDTH, parametrization)) for parametrization in mup.Parametrization]
+        both = (mup.Parametrization.MUP, mup.Parametrization.STANDARD)
+        sweeps = [self._sweep(self.experiment(BASE_WIDTH, parametrization)) for parametrization in both]
         for sweep in sweeps:
             factors = mup.multipliers(sweep.built.boxed["model"])
             for name in ("learning_rate", "epsilon"):
@@ -139,8 +136,8 @@ class SmallRuns:
             ]
             _require_equal(states, f"step {step + 1}")
 
-    def _sweep(self, tree: experiments.Experiment, kind: type[rate_sweep.Sweep] = rate_sweep.Sweep) -> rate_sweep.Sweep:
-        return kind(tree, self.mesh, self._open, self.cells, self._place.done)
+    def _sweep(self, tree: experiments.Experiment) -> rate_sweep.Sweep:
+        return rate_sweep.Sweep(tree, self.mesh, self._open, self.cells, self._place.done)
 
     def _open(self, start: int = 0) -> loader.Batches:
         data = self.experiment(BASE_WIDTH, mup.Parametrization.MUP).data

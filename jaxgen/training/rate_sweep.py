@@ -19,7 +19,6 @@ from jaxgen import experiment as experiments
 from jaxgen import run
 from jaxgen.training import coordinate_check, rate_optimum, traced_rate
 from jaxgen.training import step as steps
-from jaxgen.training.state import State
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +80,9 @@ class Cells:
         run.write_whole(self._path, (json.dumps(rows, indent=0) + "\n").encode())
 
 
-def key(experiment: experiments.Experiment, rate: float, seed: int, start: str = "") -> str:
+def key(experiment: experiments.Experiment, rate: float, seed: int) -> str:
     """Names a run by everything that its loss depends on, the code aside: of that only the version counts."""
-    leaves = experiments.flatten(experiment) | {"jaxgen": jaxgen.__version__} | ({"start": start} if start else {})
+    leaves = experiments.flatten(experiment) | {"jaxgen": jaxgen.__version__}
     kept = {n: v for n, v in leaves.items() if not any(n == out or n.startswith(f"{out}.") for out in _WITHOUT_EFFECT)}
     digest = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{digest} rate {float(rate).hex()} seed {seed}"
@@ -98,12 +97,7 @@ class Sweep:
       experiment: its optimizer's learning rate is replaced by those asked for; a schedule and warm-up stay, relative to it.
       open_batches: opens the loader anew at step 0.
       done: called after each run, also where it was kept.
-
-    Attributes:
-      start: names what a subclass starts from in the place of the model's own initialization.
     """
-
-    start = ""
 
     def __init__(
         self,
@@ -125,16 +119,12 @@ class Sweep:
             self._built = steps.build(dataclasses.replace(self.experiment, optimizer=held), self._mesh)
         return self._built
 
-    def initial(self, seed: int) -> State:
-        """The state before the first step."""
-        return self.built.initial(np.uint32(seed))
-
     def loss(self, rate: float, seed: int) -> float:
         """Loss after `training.steps` steps: the mean over the last fifth of them; infinite where training was not finite."""
-        name = key(self.experiment, rate, seed, self.start)
+        name = key(self.experiment, rate, seed)
         cell = self._cells.get(name)
         if cell is None:
-            state = traced_rate.with_rate(self.initial(seed), rate)
+            state = traced_rate.with_rate(self.built.initial(np.uint32(seed)), rate)
             frozen = self.built.load_frozen(np.uint32(seed))
             jax.block_until_ready(state)
             start = time.perf_counter()

@@ -17,7 +17,9 @@ from jaxgen import run
 from jaxgen.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = [str(ROOT / "configs" / "quickstart.py:tiny"), "--set", "training.steps=200", "--set", "training.checkpoint_every=20"]
+# At four times the base width, so that a factor of μP that is applied to what is restored, or not, shows.
+TINY = [str(ROOT / "configs" / "quickstart.py:tiny"), "--set", "model.scaling.base_width=8"]
+TINY += ["--set", "training.steps=200", "--set", "training.checkpoint_every=20"]
 GAME = [str(ROOT / "tests" / "training" / "game_config.py"), "--trust", "game", "--set", "training.steps=200"]
 
 

@@ -14,7 +14,7 @@ class Law:
     """
 
     def __init__(self, mup_slope, standard_slope, noise=0.01):
-        self.slopes = {mup.Parametrization.MUP: mup_slope, mup.Parametrization.STANDARD: standard_slope}
+        self.slopes = dict.fromkeys(mup.Parametrization, standard_slope) | {mup.Parametrization.MUP: mup_slope}
         self.noise, self.asked = noise, []
 
     def plant(self, monkeypatch):
