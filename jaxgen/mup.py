@@ -22,7 +22,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -45,9 +45,12 @@ class Parametrization(enum.StrEnum):
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 """Key and shape to a float32 value."""
 
-Start = Callable[[str, int, int], Initializer | None]
-"""How a published network starts: dotted name, fan-in and fan-out of a parameter to what draws it; None where nothing was published
-of it. The fan-in of a bias is that of its map."""
+
+class Start(Protocol):
+    """How a published network starts (`nn.start.Start`)."""
+
+    def initializer(self, name: str, fan_in: int, fan_out: int) -> Initializer | None:
+        """What draws the parameter of this dotted name, None where nothing was published of it. A bias has its map's fan-in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +210,7 @@ def param(
     initializer = None
     if module.scale.start is not None and kind != "gain":
         fan_in, fan_out = (math.prod(axis[1] for axis in group) for group in (of or inputs, outputs))
-        initializer = module.scale.start(".".join((*module.path, name)), fan_in, fan_out)
+        initializer = module.scale.start.initializer(".".join((*module.path, name)), fan_in, fan_out)
     if initializer is None:
         initializer = _initializer(module.scale, inputs, kind, std)
     return module.param(name, lambda key: described.replace(value=initializer(key, shape)))

@@ -272,41 +272,13 @@ def test_boxes_hold_no_layers_in_the_ratio_of_widths():
     assert by_name(boxes_of(wide, *inputs_of(wide)))["blocks.mlp.out.kernel"].learning_rate == 1 / 8
 
 
-# Large finite sizes, so that standard deviations of input tensors are known to better than 1 %.
-ROOMY = DiT(depth=2, patch=8, channels=4, classes=400, gates=Gates.RANDOM, scaling=mup.Scaling(base_width=BASE))
-
-
-def initial(model):
-    return by_name(nn.meta.unbox(jax.jit(lambda: model.init(KEY, *inputs_of(model))["params"])()))
-
-
-@pytest.fixture(scope="module")
-def started():
-    return {width: initial(dataclasses.replace(ROOMY, width=width)) for width in (BASE, 4 * BASE)}
-
-
-@pytest.mark.parametrize("name", [name for name, group in DIT.items() if group == "hidden"])
-def test_hidden_kernels_start_at_one_over_the_root_of_their_fan_in(started, name):
-    for width, params in started.items():
-        fan_in = 4 * width if name == "blocks.mlp.out.kernel" else width
-        assert float(jnp.std(params[name])) * math.sqrt(fan_in) == pytest.approx(1, rel=0.03)
-
-
-FINITE_FAN_IN = {"patches.kernel": 8 * 8 * 4, "time.in.kernel": 256, "labels.table": 1}
-
-
-@pytest.mark.parametrize("name, fan_in", FINITE_FAN_IN.items(), ids=FINITE_FAN_IN)
-def test_input_tensors_start_at_a_size_that_does_not_depend_on_width(started, name, fan_in):
-    for params in started.values():
-        assert float(jnp.std(params[name])) * math.sqrt(fan_in) == pytest.approx(1, rel=0.03)
-
-
-def test_layers_of_a_scan_start_at_different_values(started):
-    kernel = started[BASE]["blocks.mlp.in.kernel"]
+def test_layers_of_a_scan_start_at_different_values():
+    model = DiT(depth=2, width=16, head_dim=8, scaling=mup.Scaling(base_width=16))
+    kernel = by_name(nn.meta.unbox(jax.jit(lambda: model.init(KEY, *inputs_of(model))["params"])()))["blocks.mlp.in.kernel"]
     assert not np.any(np.asarray(kernel[0] == kernel[1]))
 
 
-@pytest.mark.parametrize("parametrization", mup.Parametrization)
+@pytest.mark.parametrize("parametrization", [mup.Parametrization.MUP, mup.Parametrization.STANDARD])
 def test_an_output_starts_at_its_base_fan_in_under_mup_and_at_its_own_under_the_standard_parametrization(parametrization):
     for width in (BASE, 8 * BASE):
         scale = mup.Scaling(base_width=BASE, parametrization=parametrization).at(width)

@@ -27,7 +27,7 @@ class Start:
 
     rules: tuple[tuple[str, Draw], ...]
 
-    def __call__(self, name: str, fan_in: int, fan_out: int) -> mup.Initializer | None:
+    def initializer(self, name: str, fan_in: int, fan_out: int) -> mup.Initializer | None:
         draw = next((draw for pattern, draw in self.rules if fnmatch.fnmatchcase(name, pattern)), None)
         return None if draw is None else draw(fan_in, fan_out)
 

@@ -1,8 +1,11 @@
 """From what every parameter of every family is drawn, by name: under μP, and as its authors publish it by one switch."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +21,8 @@ from jaxgen.models.uvit import UViT
 from jaxgen.nn.modulation import Gates
 from jaxgen.training.step import dotted
 
-BASE = 64
+BASE, WIDTH = 32, 128
+MUP_PARAM, FLAX_PARAM = mup.param, nn.Module.param
 FEATURES, POOLED, CLASSES = 48, 40, 60
 SIZES = {"patch": 4, "channels": 4}
 TEXT = {"text_features": FEATURES, "text_length": 50}
@@ -41,16 +45,48 @@ def inputs(model):
     return tokens, jnp.zeros(1), {stream: condition(values[stream]) for stream in model.streams}
 
 
+@dataclasses.dataclass
+class Created:
+    """A parameter as a module asks for it: one layer of those that are stacked."""
+
+    kind: str
+    fan_in: int
+    init: Callable[[jax.Array], mup.Parameter]
+
+    @property
+    def value(self):
+        draws = np.random.default_rng(0)
+        with pytest.MonkeyPatch.context() as patch:
+            # A compiled draw of every shape takes tens of seconds; only statistics are asked of them.
+            patch.setattr(jax.random, "normal", lambda key, shape, dtype: draws.normal(size=shape))
+            patch.setattr(jax.random, "uniform", lambda key, shape, dtype, low, high: draws.uniform(low, high, shape))
+            return np.asarray(self.init(None).value, np.float64)
+
+
 @functools.cache
-def started(name, width, parametrization, gates=Gates.RANDOM):
-    """Parameters by name, with the name of every axis."""
-    model = FAMILIES[name].clone(width=width, scaling=mup.Scaling(BASE, mup.Parametrization(parametrization)))
+def created(name, parametrization, gates=Gates.RANDOM):
+    """All parameters by name. Nothing is computed until one is looked at: to compile a whole start takes seconds."""
+    model = FAMILIES[name].clone(width=WIDTH, scaling=mup.Scaling(BASE, mup.Parametrization(parametrization)))
     model = model.clone(gates=gates) if hasattr(model, "gates") else model
     model.validate()
-    key = jax.random.key(0, impl="unsafe_rbg")  # compiles faster than threefry
-    boxed = jax.jit(lambda: model.init(key, *inputs(model))["params"])()
+    found, asked = {}, {}
+    path = lambda module, leaf: ".".join((*module.path, leaf))
+
+    def param(module, leaf, *, inputs=(), **options):
+        asked[path(module, leaf)] = options["kind"], math.prod(axis[1] for axis in inputs)
+        return MUP_PARAM(module, leaf, inputs=inputs, **options)
+
+    def flax_param(module, leaf, init, *arguments, **options):
+        found[path(module, leaf)] = Created(*asked[path(module, leaf)], init)
+        return FLAX_PARAM(module, leaf, init, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mup, "param", param)
+        patch.setattr(nn.Module, "param", flax_param)
+        boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs(model))["params"])
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)
-    return {dotted(path): (np.asarray(box.value, np.float64), box) for path, box in leaves}
+    assert found.keys() == {dotted(path) for path, _ in leaves}
+    return found, {dotted(path): box for path, box in leaves}
 
 
 def is_drawn(value, std, uniform):
@@ -58,18 +94,6 @@ def is_drawn(value, std, uniform):
     near = abs(value.std() / std - 1) < 3.5 / math.sqrt(2 * value.size) + 0.003
     most = np.abs(value).max() / std
     return near and abs(value.mean()) < 4 * std / math.sqrt(value.size) and (most <= math.sqrt(3) if uniform else most > 2)
-
-
-def fan_in(box, value):
-    """Of a dense map, a layer's: the sizes in front of the axes that it makes."""
-    made = {"embed_out", "qkv", "branch", "modulation", "kv", "heads"}
-    if box.names[-1] == "mlp":
-        made |= {"mlp"}
-    names = box.names[1:] if box.names[0] == "layers" else box.names
-    sizes = value.shape[1:] if box.names[0] == "layers" else value.shape
-    if names[-1] == "embed_out" and names[0] == "heads":
-        made -= {"heads", "kv"}
-    return math.prod(size for axis, size in zip(names, sizes) if axis not in made)
 
 
 # Deviations under μP that are not 1/√fan_in of a map and 1 of a table.
@@ -82,15 +106,16 @@ AT_ZERO = {"uvit": ("velocity.",), "pixart": ("velocity.", "blocks.from_cross_he
 
 @each_family
 def test_under_mup_every_map_starts_at_one_over_the_root_of_its_fan_in_and_the_output_at_zero(name):
-    for leaf, (value, box) in started(name, 4 * BASE, "mup").items():
-        if box.kind == "gain":
+    for leaf, parameter in created(name, "mup")[0].items():
+        value = parameter.value
+        if parameter.kind == "gain":
             assert (value == 1).all(), leaf
-        elif box.kind == "bias" or leaf.startswith(AT_ZERO.get(name, ("velocity.out.",))):
+        elif parameter.kind == "bias" or leaf.startswith(AT_ZERO.get(name, ("velocity.out.",))):
             assert not value.any(), leaf
-        elif box.kind == "embedding":
+        elif parameter.kind == "embedding":
             assert is_drawn(value, OWN.get(name, {}).get(leaf, 1.0), uniform=False), leaf
         else:
-            assert is_drawn(value, 1 / math.sqrt(fan_in(box, value)), uniform=False), leaf
+            assert is_drawn(value, 1 / math.sqrt(parameter.fan_in), uniform=False), leaf
 
 
 def normal(std):
@@ -170,30 +195,30 @@ STARTS = {
 
 
 @each_family
-@pytest.mark.parametrize("width", [2 * BASE, pytest.param(4 * BASE, marks=pytest.mark.slow)])
-def test_published_every_parameter_starts_as_in_the_authors_code(name, width):
-    found = started(name, width, "published")
+def test_published_every_parameter_starts_as_in_the_authors_code(name):
+    found, _ = created(name, "published")
     assert STARTS[name].keys() < found.keys()
-    for leaf, (value, box) in found.items():
+    for leaf, parameter in found.items():
         if leaf in STARTS[name]:
-            assert is_drawn(value, *STARTS[name][leaf](width)), leaf
+            assert is_drawn(parameter.value, *STARTS[name][leaf](WIDTH)), leaf
         else:
-            assert (value == (box.kind == "gain")).all(), leaf
+            assert (parameter.value == (parameter.kind == "gain")).all(), leaf
 
 
 @each_family
 def test_published_is_standard_but_for_the_start(name):
-    for leaf, (_, box) in started(name, 2 * BASE, "published").items():
+    for leaf, box in created(name, "published")[1].items():
         decay = 0 if box.kind in ("gain", "bias") else 1
         assert (box.learning_rate, box.weight_decay, box.epsilon) == (1, decay, 1), leaf
     scaling = mup.Scaling(BASE, mup.Parametrization.PUBLISHED, base_head_dim=8)
-    scale = FAMILIES[name].clone(width=2 * BASE, scaling=scaling).scale
-    assert mup.forward_multiplier(scale, (("embed", 2 * BASE),)) == 1 and scale.attention_scale(16) == 1 / 4
+    scale = FAMILIES[name].clone(width=WIDTH, scaling=scaling).scale
+    assert mup.forward_multiplier(scale, (("embed", WIDTH),)) == 1 and scale.attention_scale(16) == 1 / 4
 
 
 def test_gates_start_as_published_whichever_are_asked_for():
-    asked = [started("dit", 2 * BASE, "published", gates)["blocks.modulation.linear.kernel"][0] for gates in Gates]
-    assert not any(value.any() for value in asked)
+    for gates in Gates:
+        assert not created("dit", "published", gates)[0]["blocks.modulation.linear.kernel"].value.any()
+        assert created("ddt", "published", gates)[0]["decoder.blocks.modulation.linear.kernel"].value.any()
 
 
 def test_a_model_of_which_no_start_is_known_is_refused():
