@@ -91,7 +91,7 @@ class Mean(_ServerRule):
 
 @dataclasses.dataclass(frozen=True)
 class TrimmedMean(_ServerRule):
-    """Coordinate by coordinate, the mean of what is left without the f smallest and the f largest (Yin et al., arXiv 1803.01498)."""
+    """Coordinate by coordinate, the mean without the f smallest and the f largest (Yin et al., arXiv 1803.01498)."""
 
     f: int = 0
 
