@@ -95,51 +95,53 @@ class Experiment:
         Raises:
           BadInput: with the full dotted name, the value found and the value needed.
         """
-        nodes = list(_nodes(self, ""))
-        for path, node in nodes:
-            for name, annotation, value in _fields(node):
-                _conform(value, annotation, f"{path}.{name}" if path else name)
+        _check_types(self)
         if not 0 <= self.seed < 2**32:
             raise types.BadInput("seed", self.seed, "a whole number of 32 bits, not negative")
-        for method, arguments in (("validate", ()), ("check", (self,))):
-            # What lies inside comes first: a node's own check may compute with it.
-            for path, node in reversed(nodes[1:]):
-                if hasattr(node, method):
-                    try:
-                        getattr(node, method)(*arguments)
-                    except types.BadInput as complaint:
-                        # `check` names options from the root; `validate` names them from its own node.
-                        raise (complaint if method == "check" else complaint.under(path)) from None
+        _check_nodes(self)
 
 
-def load(reference: str, overrides: Iterable[str] = (), trust: Iterable[str] = ()) -> tuple[Experiment, str]:
-    """Loads, overrides and validates an experiment.
+def validate(tree: Any) -> None:
+    """Checks a tree of any kind: every leaf's type, every node from the inside out, and at last the tree's own `validate()`.
+
+    Raises:
+      BadInput: as `Experiment.validate`.
+    """
+    if not isinstance(tree, Experiment):
+        _check_types(tree)
+        _check_nodes(tree)
+    tree.validate()
+
+
+def load(reference: str, overrides: Iterable[str] = (), trust: Iterable[str] = (), kind: type = Experiment) -> tuple[Any, str]:
+    """Loads, overrides and validates an experiment, or a configuration of another kind.
 
     Args:
       reference: `file.py`, `file.py:variant`, a run folder, or an experiment.json.
       overrides: `dotted.name=value`, applied in order.
       trust: packages besides jaxgen whose classes a JSON file may name.
+      kind: frozen dataclass that the configuration has to be.
 
     Returns:
-      The experiment, and its name (`quickstart`, `quickstart-tiny`; of a run folder, the folder's name).
+      The configuration, and its name (`quickstart`, `quickstart-tiny`; of a run folder, the folder's name).
 
     Raises:
       BadInput: nothing there, or something wrong in it.
     """
     file, _, variant = reference.partition(".py:") if ".py:" in reference else (reference, "", "")
     if reference.endswith(".py") or variant:
-        tree = _call(file if file.endswith(".py") else f"{file}.py", variant or "get_config")
+        tree = _call(file if file.endswith(".py") else f"{file}.py", variant or "get_config", kind)
         name = inspect.getmodulename(file if file.endswith(".py") else f"{file}.py") or "run"
         name = f"{name}-{variant}" if variant else name
     else:
-        tree, _, name = read(reference, trust)
+        tree, _, name = read(reference, trust, kind)
     for text in overrides:
         tree = override(tree, text)
-    tree.validate()
+    validate(tree)
     return tree, name
 
 
-def override(tree: Experiment, text: str) -> Experiment:
+def override(tree: Any, text: str) -> Any:
     """The tree with one `dotted.name=value` applied; the value is parsed by the field's type.
 
     Raises:
@@ -239,7 +241,7 @@ def check_resumable(old: Experiment, new: Experiment, where: str) -> dict[str, t
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _call(file: str, function: str) -> Experiment:
+def _call(file: str, function: str, kind: type) -> Any:
     import pathlib
 
     if not pathlib.Path(file).is_file():
@@ -255,8 +257,8 @@ def _call(file: str, function: str) -> Experiment:
         shown = ", ".join(name for name in variants if name != "get_config" and not name.startswith("_"))
         raise types.BadInput("CONFIG", f"{file}:{function}", f"one of its variants: {shown or 'none'}")
     tree = made()
-    if not isinstance(tree, Experiment):
-        raise types.BadInput("CONFIG", f"{file}:{function} -> {type(tree).__name__}", "a function that returns an Experiment")
+    if not isinstance(tree, kind):
+        raise types.BadInput("CONFIG", f"{file}:{function} -> {type(tree).__name__}", f"a function that returns an {kind.__name__}")
     for path, node in _nodes(tree, ""):
         if type(node).__module__ == module.__name__:
             needed = "a class of a package: a run is read back without its configuration file"
@@ -264,14 +266,14 @@ def _call(file: str, function: str) -> Experiment:
     return tree
 
 
-def read(reference: str, trust: Iterable[str] = ()) -> tuple[Experiment, list[dict[str, Any]], str]:
+def read(reference: str, trust: Iterable[str] = (), kind: type = Experiment) -> tuple[Any, list[dict[str, Any]], str]:
     """Reads a run folder or an experiment.json: the tree, the history of its changes, and the folder's name.
 
     Raises:
       BadInput: not there, not readable, or not an experiment.
     """
     path, data = _document(reference)
-    tree = _tree(data.get("experiment"), path, trust)
+    tree = _tree(data.get("experiment"), path, trust, kind)
     return tree, data.get("history", []), path.parent.name
 
 
@@ -283,7 +285,7 @@ def read_recipe(reference: str, trust: Iterable[str] = ()) -> tuple[str, Experim
     """
     path, data = _document(reference)
     recipe = data.get("recipe", {"name": "", "experiment": data.get("experiment")})
-    return recipe["name"], _tree(recipe["experiment"], path, trust)
+    return recipe["name"], _tree(recipe["experiment"], path, trust, Experiment)
 
 
 def _document(reference: str) -> tuple[Any, dict[str, Any]]:
@@ -309,10 +311,10 @@ def _document(reference: str) -> tuple[Any, dict[str, Any]]:
     return path, data
 
 
-def _tree(data: Any, path: Any, trust: Iterable[str]) -> Experiment:
+def _tree(data: Any, path: Any, trust: Iterable[str], kind: type) -> Any:
     tree = rebuild(data, trust)
-    if not isinstance(tree, Experiment):
-        raise types.BadInput("CONFIG", str(path), "a dumped experiment")
+    if not isinstance(tree, kind):
+        raise types.BadInput("CONFIG", str(path), f"a dumped {kind.__name__.lower()}")
     return tree
 
 
@@ -409,6 +411,26 @@ def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: 
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
+
+
+def _check_types(tree: Any) -> None:
+    for path, node in _nodes(tree, ""):
+        for name, annotation, value in _fields(node):
+            _conform(value, annotation, f"{path}.{name}" if path else name)
+
+
+def _check_nodes(tree: Any) -> None:
+    """Every node's own `validate()` below the root, then every node's `check(tree)`."""
+    nodes = list(_nodes(tree, ""))
+    for method, arguments in (("validate", ()), ("check", (tree,))):
+        # What lies inside comes first: a node's own check may compute with it.
+        for path, node in reversed(nodes[1:]):
+            if hasattr(node, method):
+                try:
+                    getattr(node, method)(*arguments)
+                except types.BadInput as complaint:
+                    # `check` names options from the root; `validate` names them from its own node.
+                    raise (complaint if method == "check" else complaint.under(path)) from None
 
 
 def _conform(value: Any, annotation: Any, path: str) -> None:

@@ -163,6 +163,26 @@ class Optimizer(Protocol):
         """Base learning rate at `step`, before per-parameter factors."""
 
 
+class GradientMerge(Protocol):
+    """Configuration of how the gradients of slices become one, where a plain mean is not safe.
+
+    Attributes:
+      f: slices whose gradient may be anything.
+    """
+
+    f: int
+
+    def check_slices(self, slices: int) -> None:
+        """Raises BadInput where it does not stand f of so many slices."""
+
+    def over_mesh(self, gradients: PyTree, mesh: jax.sharding.Mesh, specs: PyTree, axis: str) -> PyTree:
+        """Leaves [slices, ...] to leaves [...].
+
+        Args:
+          specs: `PartitionSpec` of each leaf, the first entry being `axis`, the mesh axis of slices.
+        """
+
+
 class Objective(Protocol):
     """What is minimised. A frozen dataclass of options; all methods are pure.
 

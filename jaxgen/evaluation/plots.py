@@ -85,6 +85,32 @@ def rates(panels: Mapping[str, Mapping[int, Any]], path: str) -> None:
     _write(figure, path)
 
 
+def allocation(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], path: str) -> None:
+    """Draws regret and violation of an allocation against the number of rounds, a column a panel, one line a rule.
+
+    Args:
+      panels: by title, by name of a rule, regret [T] and violation [T] summed up to each round. path: of the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(panels), figsize=(4.5 * len(panels), 7), sharex=True, squeeze=False)
+    for column, (title, lines) in enumerate(panels.items()):
+        for number, (name, curves) in enumerate(lines.items()):
+            for axis, curve in zip(axes[:, column], curves, strict=True):
+                style = "--" if "without" in name else "-"
+                axis.plot(np.arange(1, len(curve) + 1), curve, style, color=f"C{number % 10}", label=name, linewidth=1.2)
+        axes[0, column].set(title=title, ylabel="regret" if column == 0 else None)
+        # Of the undefended the violation is so much larger that the others would be one line.
+        axes[1, column].set(xlabel="rounds", ylabel="violation" if column == 0 else None, yscale="log")
+        for axis in axes[:, column]:
+            axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
+    _write(figure, path)
+
+
 def convergence(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], path: str) -> None:
     """Draws loss against what was spent, one line an arm with its seeds' range shaded, a panel each.
 

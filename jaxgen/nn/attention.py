@@ -53,8 +53,10 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
     if device is None or (device.platform == "cpu" and not divided):
         return local(q, k, v, mask)
     names = ("batch", "length", "activation_heads", None)
-    specs = jax.tree.map(lambda x: sharding.partition_spec(names[: x.ndim], x.shape, mesh.shape), (q, k, v, mask))
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(q, k, v, mask)
+    sizes = sharding.automatic(mesh)
+    specs = jax.tree.map(lambda x: sharding.partition_spec(names[: x.ndim], x.shape, sizes), (q, k, v, mask))
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs[0], axis_names=set(sizes), check_vma=False)
+    return mapped(q, k, v, mask)
 
 
 def require_divisible(heads: int, lengths: Iterable[int], mesh: Mapping[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,12 +38,18 @@ def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Mapp
     return PartitionSpec(*entries)
 
 
+def automatic(mesh: Any) -> dict[str, int]:
+    """Sizes of the mesh axes over which the compiler shares out work: all but those that a surrounding `shard_map` is over."""
+    kinds = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    return {name: size for name, size, kind in kinds if kind != jax.sharding.AxisType.Manual}
+
+
 def constrain(value: jax.Array, *names: str | None) -> jax.Array:
     """`value` with its layout fixed by axis names, on the mesh entered by `jax.set_mesh`; unchanged outside of one."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return value
-    return jax.lax.with_sharding_constraint(value, partition_spec(names, value.shape, mesh.shape))
+    return jax.lax.with_sharding_constraint(value, partition_spec(names, value.shape, automatic(mesh)))
 
 
 def gathered(value: jax.Array, *names: str | None) -> jax.Array:
@@ -53,7 +60,7 @@ def gathered(value: jax.Array, *names: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return value
-    spec = partition_spec(names, value.shape, mesh.shape)
+    spec = partition_spec(names, value.shape, automatic(mesh))
     # A dimension's entry is one axis, several, or None.
     named = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
     kept = (tuple(axis for axis in entry if axis not in axes.BATCH_MESH_AXES) for entry in named)

@@ -274,8 +274,8 @@ class Composed(_ServerRule):
 
     @property
     def f(self) -> int:
-        """The least that one of the steps stands."""
-        return min(step.f for step in self.steps)
+        """The largest that a step has."""
+        return max(step.f for step in self.steps)
 
     def validate(self) -> None:
         found = tuple(type(step).__name__ for step in self.steps)
@@ -315,7 +315,7 @@ class Robust(_ServerRule):
             self.composed.validate()
         except types.BadInput:
             raise types.BadInput("rules", ",".join(self.rules), "pre-aggregations (arc, nnm), and one rule as the last") from None
-        if self.f and self.rules[-1] == "mean":
+        if self.rules == ("mean",):
             Mean(self.f).validate()
 
     def check_sites(self, n: int) -> None:
@@ -324,7 +324,8 @@ class Robust(_ServerRule):
 
     @property
     def composed(self) -> Composed:
-        return Composed(tuple(NAMES[name](self.f) for name in self.rules))
+        # A mean behind clipping or mixing is a defence, though it has no bound of its own.
+        return Composed(tuple(Mean() if name == "mean" else NAMES[name](self.f) for name in self.rules))
 
     def merge(self, stack: Stack) -> types.PyTree:
         return self.composed.merge(stack)

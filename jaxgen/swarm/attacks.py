@@ -60,6 +60,14 @@ class _Attack:
 
 
 @dataclasses.dataclass(frozen=True)
+class Behaved(_Attack):
+    """What an honest site would say: no attack, to compare with."""
+
+    def __call__(self, view: View, key: jax.Array) -> types.PyTree:
+        return view.rows
+
+
+@dataclasses.dataclass(frozen=True)
 class SignFlip(_Attack):
     """−scale times the mean of the honest, or times what the site would have said itself."""
 
@@ -213,6 +221,7 @@ class NotFinite(_Attack):
 
 
 NAMES = {
+    "behaved": "jaxgen.swarm.attacks:Behaved",
     "sign_flip": "jaxgen.swarm.attacks:SignFlip",
     "gaussian": "jaxgen.swarm.attacks:Gaussian",
     "constant": "jaxgen.swarm.attacks:Constant",

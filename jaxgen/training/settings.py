@@ -18,6 +18,9 @@ OVERLAPPED_COLLECTIVES = (
 )
 """`Training.tpu_options` under which parameters are gathered beside products (v5p and v6e)."""
 
+MERGES = {"robust": "jaxgen.swarm.slice_merge:RobustMerge"}
+"""Ways to merge gradients of slices by name, for `--set training.merge=NAME`."""
+
 _OPTION = re.compile(r"[A-Za-z]\w*=[^=\s]+")
 
 
@@ -35,6 +38,8 @@ class Training:
       ema: decays of the averaged parameters kept beside the newest ones; the first is what sampling uses.
       tpu_options: options of the TPU compiler for the train step alone, each `name=value` without dashes; other platforms pass
         over them. What applies to every program of a process stays with the environment variable `LIBTPU_INIT_ARGS`.
+      merge: how gradients of slices (`mesh.slice`) become one, where some of them may be broken or hostile; None is the plain mean
+        over the batch.
     """
 
     steps: int = 1000
@@ -45,6 +50,7 @@ class Training:
     microbatches: int = 1
     ema: tuple[float, ...] = (0.999,)
     tpu_options: tuple[str, ...] = ()
+    merge: types.GradientMerge | None = dataclasses.field(default=None, metadata={"choices": MERGES})
 
     def validate(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep", "microbatches"):

@@ -20,6 +20,7 @@ import optax
 
 from jaxgen import mup, types
 from jaxgen.parallel import keys, sharding
+from jaxgen.training import slice_gradients
 from jaxgen.training.state import State
 
 
@@ -156,6 +157,11 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
 
     load_program = jax.jit(load_frozen, out_shardings={network.name: frozen_layout[network.name] for network in made})
 
+    merge = experiment.training.merge
+    if merge is not None:
+        slice_gradients.check(merge, mesh, abstract.memory)
+    by_slice = lambda layout: merge and slice_gradients.Merged(merge, mesh, layout)
+
     networks_by_name = modules(experiment)
     compute = jnp.dtype(experiment.precision.compute)
 
@@ -188,6 +194,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
                     batch,
                     keys.stream(step_key(old), group[0].name),
                     experiment.training.microbatches,
+                    by_slice({player.name: layouts[player.name] for player in group}),
                 )
 
             if player.every == 1:
@@ -319,29 +326,37 @@ def _act(
     batch: types.Batch,
     key: jax.Array,
     microbatches: int,
+    merged: slice_gradients.Merged | None,
 ) -> tuple[State, types.Metrics, dict[str, jax.Array]]:
     """The update of one player, and of those joint with it: gradient over microbatches, optimizers, averages.
+
+    Args:
+      merged: where gradients of slices are merged otherwise than by the mean over the batch.
 
     Returns state, metrics and culprit flags by player.
     """
     name = group[0].name
     before = {player.name: state.params[player.name] for player in group}
 
-    def loss(params, rows, memory):
-        joint = {other: tree for other, tree in params.items() if other != name}
-        seen = views.replace(params=views.params | joint)
-        value, metrics, memory = objective.loss(name, params[name], seen, rows, key, state.step, memory)
-        return value, (metrics, memory)
+    def whole(memory, rows, key):
+        def loss(params, rows, memory):
+            joint = {other: tree for other, tree in params.items() if other != name}
+            seen = views.replace(params=views.params | joint)
+            value, metrics, memory = objective.loss(name, params[name], seen, rows, key, state.step, memory)
+            return value, (metrics, memory)
 
-    def part(memory, rows):
-        weight = jnp.sum(rows["weight"])
-        (value, (metrics, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(before, rows, memory)
-        return memory, {"loss": types.Mean(value * weight, weight), **metrics}, gradient
+        def part(memory, rows):
+            weight = jnp.sum(rows["weight"])
+            (value, (metrics, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(before, rows, memory)
+            return memory, {"loss": types.Mean(value * weight, weight), **metrics}, gradient
 
-    if microbatches == 1:
-        memory, metrics, gradient = part(state.memory, batch)
+        return part(memory, rows) if microbatches == 1 else _accumulate(part, memory, rows, microbatches)
+
+    if merged is None:
+        memory, metrics, gradient = whole(state.memory, batch, key)
     else:
-        memory, metrics, gradient = _accumulate(part, state.memory, batch, microbatches)
+        memory = state.memory
+        metrics, gradient = merged(lambda rows, key: whole(memory, rows, key)[1:], batch, key)
 
     params, optimizer, ema, flags = {}, {}, {}, {}
     for own in before:
