@@ -15,7 +15,7 @@ from jaxgen import types
 from jaxgen.commands import session
 from jaxgen.evaluation import plots
 from jaxgen.swarm import allocation as allocations
-from jaxgen.swarm import attacks, decentralised, network, scores
+from jaxgen.swarm import attacks, contraction, decentralised, network, scores
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,9 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     degrees = graph.adjacency.sum(1)
     print(f"{allocation.agents} agents, {len(allocation.hostile)} hostile, {allocation.rounds} rounds")
     print(f"{degrees.min()} to {degrees.max()} neighbours, second eigenvalue {graph.second_eigenvalue:.3f}")
-    for text, uniform in (("weighted rules", False), ("rules that average evenly", True)):
-        virtual = graph.virtual(allocation.hostile, uniform)
-        print(f"honest agents under {text}: mixing {network.mixing(virtual):.3f}, skew χ {network.skew(virtual):.3f}")
+    diagnosis = diagnosed(allocation, graph)
+    print(", ".join(f"{name} {value:.3g}" for name, value in diagnosis.items()))
 
     best = allocations.optimum(allocation)[1]
     figures, curves = {}, {}
@@ -47,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if title == "as configured":
             configured = played
-    content = {"allocation": experiments.dump(allocation), "optimum": float(best.mean()), "variants": figures}
+    content = {
+        "allocation": experiments.dump(allocation),
+        "network": diagnosis,
+        "optimum": float(best.mean()),
+        "variants": figures,
+    }
     runs.write_whole(folder.root / "allocation.json", _json(content))
     plots.allocation({name: curves}, str(folder.root / "allocation.png"))
     print(folder.root / "allocation.png")
@@ -56,6 +60,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(folder.root / "slices.json")
     session.write_json(arguments.json, content)
     return session.DONE
+
+
+def diagnosed(allocation: allocations.Allocation, graph: network.Network) -> dict[str, float]:
+    """What the network and the rule together say of agreement among honest agents; ρ is the worst of some hundred tried."""
+    virtual = graph.virtual(allocation.hostile, allocation.rule.even)
+    mixing = network.mixing(virtual)
+    return {
+        "mixing": mixing,
+        "skew χ": network.skew(virtual),
+        "ρ at least": contraction.found(allocation.rule, graph, allocation.hostile) if allocation.hostile else 0.0,
+        "agreement is certain for ρ below": mixing / (8 * np.sqrt(len(virtual))),
+    }
 
 
 def variants(allocation: allocations.Allocation) -> dict[str, Any]:

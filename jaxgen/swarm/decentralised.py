@@ -32,8 +32,14 @@ class Points(Protocol):
         """Σ_i weights[i] · row i."""
 
 
-class _Rule:
-    """Gossip where no neighbour is hostile, otherwise `_merge`."""
+class Rule:
+    """Gossip where no neighbour is hostile, otherwise `_merge`.
+
+    Attributes:
+      even: what is kept is averaged evenly, whatever the weights.
+    """
+
+    even = False
 
     def __call__(
         self,
@@ -64,7 +70,7 @@ class _Rule:
             raise types.BadInput("hostile", hostile, f"at most half of the {neighbours} neighbours, of which as many are trimmed")
 
 
-class _WeightedRule(_Rule):
+class _WeightedRule(Rule):
     """A rule whose result is a weighted sum of the rows."""
 
     def _merge(self, points, own, received, weights, hostile, most):
@@ -72,7 +78,7 @@ class _WeightedRule(_Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gossip(_Rule):
+class Gossip(Rule):
     """The weighted mean, whoever is hostile: no defence."""
 
     def __call__(self, own, received, weights, hostile=0, most=None):
@@ -83,8 +89,10 @@ class Gossip(_Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class CTM(_Rule):
+class CTM(Rule):
     """Coordinate by coordinate, the mean of own and of the neighbours' values without the smallest and the largest, b each."""
+
+    even = True
 
     def _merge(self, points, own, received, weights, hostile, most):
         present = weights > 0
@@ -120,6 +128,8 @@ class IOS(_WeightedRule):
 class FABA(_WeightedRule):
     """As IOS, from the plain mean of the neighbours; then the plain mean of own and of what is left (Xia et al., IJCAI 2019)."""
 
+    even = True
+
     def _weights(self, points, weights, hostile, most):
         left = jnp.concatenate([jnp.zeros_like(weights, shape=1), (weights > 0).astype(weights.dtype)])
         for cut in range(most):
@@ -132,6 +142,8 @@ class FABA(_WeightedRule):
 @dataclasses.dataclass(frozen=True)
 class MoNNA(_WeightedRule):
     """The plain mean of own and of the neighbours nearest to own, all but b (Farhadkhani et al., arXiv 2210.01834)."""
+
+    even = True
 
     def _weights(self, points, weights, hostile, most):
         return _normalised(_nearest(points, weights, hostile, most)[0])

@@ -168,8 +168,8 @@ class Network:
         """[H, H] the honest agents' mixing that a robust rule imitates (Wu et al., arXiv 2206.04568).
 
         Args:
-          uniform: rules that average what they keep (CTM, FABA, MoNNA): rows are even over honest neighbours and self. Otherwise
-            (IOS, SCC) the weights, those of hostile neighbours added to own.
+          uniform: of rules that average what they keep (CTM, FABA, MoNNA), rows are even over honest neighbours and self; of the
+            others (IOS, SCC), they are the weights, those of hostile neighbours added to own.
         """
         honest = np.setdiff1d(np.arange(len(self.adjacency)), hostile)
         if uniform:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen import types
+from jaxgen.swarm import contraction, network
 from jaxgen.swarm.decentralised import CTM, FABA, IOS, SCC, Clip, Gossip, MoNNA
 
 K, B = 7, 2
@@ -159,6 +160,14 @@ def test_the_scissor_keeps_within_its_bound_of_the_honest_mean():
         error = np.linalg.norm(merge(IOS(), own, received, weights=weights) - virtual)
         worst = max(worst, error / np.linalg.norm(honest - virtual, axis=1).max())
     assert 0 < worst <= 15 * share / (1 - 3 * share)
+
+
+def test_rules_with_no_attackers_near_imitate_their_virtual_mixing_and_a_larger_ρ_is_found_without_defence():
+    graph = network.Network.build(network.Regular(6), 16, (2, 9))
+    worst = {type(rule).__name__: contraction.found(rule, graph, (2, 9), draws=20) for rule in (Gossip(), CTM(), IOS(), SCC())}
+    assert worst["Gossip"] > 10
+    assert worst["CTM"] <= 1 and worst["IOS"] <= 1 and worst["SCC"] <= 1
+    assert min(worst.values()) > 0.01
 
 
 def test_self_centred_clipping_moves_no_farther_than_its_radius_and_its_limits_are_gossip_and_self():
