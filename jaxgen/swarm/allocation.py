@@ -187,9 +187,11 @@ class Trajectory:
 def run(allocation: Allocation) -> Trajectory:
     """Plays all rounds. Numbers are of JAX's default width: float64 where `jax_enable_x64` is on."""
     drawn, demand = allocation.draw()
-    # The seed is an argument, so that one program plays all of them.
-    program = dataclasses.replace(allocation, seed=0, names=())
-    found = _play(program, jax.tree.map(jnp.asarray, drawn), jnp.asarray(demand), keys.root(np.uint32(allocation.seed)))
+    # Seed and steps are arguments, so that one program plays all of them.
+    numbers = {name: jnp.asarray(getattr(allocation, name)) for name in _NUMBERS}
+    program = dataclasses.replace(allocation, seed=0, names=(), **dict.fromkeys(_NUMBERS, 0.0))
+    key = keys.root(np.uint32(allocation.seed))
+    found = _play(program, numbers, jax.tree.map(jnp.asarray, drawn), jnp.asarray(demand), key)
     return Trajectory(**jax.device_get(found), demand=demand)
 
 
@@ -200,13 +202,19 @@ def optimum(allocation: Allocation) -> tuple[np.ndarray, np.ndarray]:
     demand. Both are bisected.
     """
     drawn, demand = allocation.draw()
-    program = dataclasses.replace(allocation, seed=0, names=(), rule=decentralised.Gossip(), attack=None)
+    program = dataclasses.replace(allocation, seed=0, names=(), rule=decentralised.Gossip(), attack=None, bound=None)
     theta, cost = _best(program, jax.tree.map(jnp.asarray, drawn), jnp.asarray(demand))
     return np.asarray(theta), np.asarray(cost)
 
 
+_NUMBERS = ("primal_step", "dual_step", "leak", "start_price")
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _play(allocation: Allocation, drawn: Any, demand: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+def _play(
+    allocation: Allocation, numbers: dict[str, jax.Array], drawn: Any, demand: jax.Array, key: jax.Array
+) -> dict[str, jax.Array]:
+    primal_step, dual_step, leak, start_price = (numbers[name] for name in _NUMBERS)
     agents, kind = allocation.agents, demand.dtype
     graph = network.Network.build(allocation.network, agents, allocation.hostile)
     low, high = (jnp.asarray(ends, kind) for ends in costs.box(allocation.costs))
@@ -218,19 +226,18 @@ def _play(allocation: Allocation, drawn: Any, demand: jax.Array, key: jax.Array)
 
     def one(carry, given):
         theta, rounded, carried, price = carry
-        drawn, demand, number = given
-        said = price + allocation.dual_step * ((rounded - demand) / agents - allocation.leak * price)
-        received = tell(said, jax.random.fold_in(key, number))
+        drawn, demand, round_number = given
+        said = price + dual_step * ((rounded - demand) / agents - leak * price)
+        received = tell(said, jax.random.fold_in(key, round_number))
         after = merge(said, received, weights, jnp.asarray(suspected))
         slope = costs.gradient(allocation.costs, theta, drawn)
-        moved = jnp.clip(theta - allocation.primal_step * (slope + price / agents), low, high)
+        moved = jnp.clip(theta - primal_step * (slope + price / agents), low, high)
         record = {"theta": rounded, "wanted": theta, "price": price, "error": honest_mean(after) - honest_mean(said)}
         return (moved, *_rounded(allocation, moved, carried), after), record
 
     start = (low + high) / 2 if allocation.start is None else jnp.clip(jnp.full(agents, allocation.start, kind), low, high)
-    begun = (start, *_rounded(allocation, start, jnp.zeros(agents, kind)), jnp.full(agents, allocation.start_price, kind))
-    numbers = jnp.arange(len(demand))
-    (*_, price), record = jax.lax.scan(one, begun, (drawn, demand, numbers))
+    begun = (start, *_rounded(allocation, start, jnp.zeros(agents, kind)), jnp.full(agents, start_price, kind))
+    (*_, price), record = jax.lax.scan(one, begun, (drawn, demand, jnp.arange(len(demand))))
     record["price"] = jnp.concatenate([record["price"], price[None]])
     return record | {"cost": costs.value(allocation.costs, record["theta"], drawn)}
 

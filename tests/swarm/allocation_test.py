@@ -66,27 +66,31 @@ def test_no_one_hostile():
 def test_under_sign_flips():
     plain = violation(Gossip(), FLIP, False)
     assert plain > 30 and np.isfinite(plain)  # 44 of 50: a wrong price, and no explosion
-    assert violation(CTM()) < 6  # 4.0
-    assert violation(IOS()) < 2.5  # 1.2
-    assert violation(SCC()) < 10  # 7.2
+    assert violation(CTM(), FLIP, False) < 6  # 4.0
+    assert violation(IOS(), FLIP, False) < 2.5  # 1.2
+    assert violation(SCC(), FLIP, False) < 10  # 7.2
+    # Clipping is not free: honest prices are clipped too.
+    assert violation(IOS(), FLIP, False) < violation(IOS()) < 5
+    assert violation(CTM()) < 7
 
 
 def test_under_a_price_far_too_low():
     _, played, found = play(Gossip(), LOW_PRICE, False)
     assert found.mean_violation > 45 and played.price[-1].min() < -9e4  # 50, everyone at the top of the box
     assert violation(CTM(), LOW_PRICE) < 6  # 3.2
-    assert violation(IOS(), LOW_PRICE) < 7  # 4.6
     assert violation(IOS(), LOW_PRICE, False) < 2  # 0.5
-    assert violation(SCC(), LOW_PRICE) < violation(SCC(), LOW_PRICE, False)  # 1.9 with clipping, 6.7 without
+    # Clipping costs this rule and serves that one.
+    assert 2 * violation(IOS(), LOW_PRICE, False) < violation(IOS(), LOW_PRICE) < 9  # 4.6
+    assert 1.5 * violation(SCC(), LOW_PRICE) < violation(SCC(), LOW_PRICE, False)  # 1.9 and 6.7
 
 
-@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), True), (IOS(), True)], ids=["mean", "ctm", "ios"])
+@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), False), (IOS(), True)], ids=["mean", "ctm", "ios"])
 def test_the_violation_grows_linearly(rule, clip):
     assert play(rule, FLIP, clip)[2].growth == pytest.approx(1, abs=0.3)
 
 
 def test_the_leak_is_what_is_missed_without_attackers():
-    missed = {leak: violation(Gossip(), attacks.Behaved(), False, leak=leak, rounds=2000) for leak in (0.0, 1e-5, 1e-4)}
+    missed = {leak: violation(Gossip(), None, False, hostile=(), leak=leak, rounds=2000) for leak in (0.0, 1e-5, 1e-4)}
     assert missed[0.0] < 0.1
     assert missed[1e-4] / missed[1e-5] == pytest.approx(10, rel=0.25)
 
@@ -100,7 +104,7 @@ def test_the_leak_is_what_is_missed_without_attackers():
         (Gossip(), FLIP, False),
         (CTM(), FLIP, True),
         (IOS(), FLIP, True),
-        (SCC(), FLIP, True),
+        (SCC(), FLIP, False),
         (CTM(), LOW_PRICE, True),
         (IOS(), LOW_PRICE, False),
         (SCC(), LOW_PRICE, False),
@@ -114,7 +118,7 @@ def test_the_violation_is_accounted_for_to_the_last_digit(rule, attack, clip):
     assert abs(found.merging) > abs(found.moved)
 
 
-@pytest.mark.parametrize("attack", [attacks.Constant(1e12), attacks.NotFinite("inf"), attacks.NotFinite("nan")])
+@pytest.mark.parametrize("attack", [attacks.Constant(1e12), attacks.NotFinite("inf")])
 def test_prices_are_bounded_whatever_is_sent(attack):
     variant, played, _ = play(CTM(), attack, leak=1e-3, rounds=300)
     low, high = costs.box(variant.costs)
@@ -203,7 +207,7 @@ SMALL = dataclasses.replace(TWENTY, rule=CTM(), network=Complete(), rounds=10)
         ({"attack": None}, "attack: found None, needed an attack"),
         ({"bound": 10}, "bound: found '10 of the neighbours of agent 0', needed at most half of the 19 neighbours"),
         ({"network": Ring(), "hostile": (3, 5)}, "network: found 'Ring in which agents"),
-        ({"network": Ring(2), "hostile": (3, 4, 5)}, "hostile: found '3 of the neighbours of agent "),
+        ({"network": Regular(4), "hostile": (5, 6, 9, 10, 13)}, "hostile: found '3 of the neighbours of agent 8'"),
         ({"network": Given(((0, 1),))}, "network: found 'Given in which agents"),
         ({"network": Regular(25)}, "network.degree: found 25"),
         ({"demand": Demand(120.0)}, "demand.mean: found 120.0, needed between the means of low and high"),

@@ -26,9 +26,10 @@ def test_gradients_are_those_of_the_values_and_rise():
     with jax.enable_x64(True):
         given = drawn()
         inside = LOW + (HIGH - LOW) * np.linspace(0.05, 0.95, 4)[:, None]
-        value = lambda theta: costs.value(GROUPS, theta, given).sum()
+        value = jax.jit(lambda theta: costs.value(GROUPS, theta, given))
         slope = costs.gradient(GROUPS, jnp.asarray(inside), given)
-        np.testing.assert_allclose(slope, jax.grad(value)(jnp.asarray(inside)), rtol=1e-6)
+        step = 1e-4
+        np.testing.assert_allclose(slope, (value(inside + step) - value(inside - step)) / (2 * step), rtol=1e-6, atol=1e-6)
         later = costs.gradient(GROUPS, jnp.asarray(np.minimum(inside + 1, HIGH)), given)
         assert (later >= slope - 1e-9).all()
 
