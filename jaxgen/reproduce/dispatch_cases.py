@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.swarm import attacks
+from jaxgen.swarm import attacks, network
 from jaxgen.swarm.allocation import Allocation, Demand
 from jaxgen.swarm.costs import Quadratic, Wind
 from jaxgen.swarm.decentralised import CTM
@@ -95,7 +95,8 @@ def strip(agents: int, edges: int, liars: int, random: np.random.Generator) -> t
     """A connected graph of neighbours in a strip of land, and agents that may lie in it.
 
     Places are uniform in a strip ten times as long as wide. A shortest tree joins them, and then the nearest pairs that are left.
-    Liars have three neighbours each and none in common, and each of these has three at least, so that any rule can be used.
+    Liars have three neighbours each and none in common, each of these has three at least, so that any rule can be used, and without
+    the liars the others are still connected.
     """
     places = random.uniform(size=(agents, 2)) * (10, 1)
     away = np.linalg.norm(places[:, None] - places[None], axis=-1)
@@ -106,10 +107,14 @@ def strip(agents: int, edges: int, liars: int, random: np.random.Generator) -> t
         inside.add(b)
     pairs = sorted(((a, b) for a in range(agents) for b in range(a + 1, agents)), key=lambda pair: away[pair])
     found |= set([pair for pair in pairs if pair not in found][: edges - len(found)])
-    heard = {agent: {b if a == agent else a for a, b in found if agent in (a, b)} for agent in range(agents)}
-    chosen: list[int] = []
+    graph = Given(tuple(sorted(found))).adjacency(agents)
+    degrees = graph.sum(1)
+    honest = np.ones(agents, bool)
     for agent in random.permutation(agents).tolist():
-        apart = all(not heard[agent] & (heard[other] | {other}) for other in chosen)
-        if len(chosen) < liars and apart and len(heard[agent]) == 3 and all(len(heard[other]) >= 3 for other in heard[agent]):
-            chosen.append(agent)
-    return tuple(sorted(found)), tuple(sorted(chosen))
+        others = np.flatnonzero(~honest)
+        apart = not graph[agent, others].any() and not (graph[agent] & graph[others].any(0)).any()
+        without = honest & (np.arange(agents) != agent)
+        whole = network.reached_from_first(graph, without)[without].all()
+        if len(others) < liars and apart and whole and degrees[agent] == 3 and (degrees[graph[agent]] >= 3).all():
+            honest[agent] = False
+    return tuple(sorted(found)), tuple(np.flatnonzero(~honest).tolist())

@@ -128,13 +128,13 @@ class Network:
         """
         graph = topology.adjacency(agents)
         named = type(topology).__name__
-        reached = _reached(graph, np.ones(agents, bool))
+        reached = reached_from_first(graph, np.ones(agents, bool))
         if not reached.all():
             apart = np.flatnonzero(~reached).tolist()
             raise types.BadInput("", f"{named} in which agents {apart} hear nothing of agent 0", "a connected graph")
         honest = np.ones(agents, bool)
         honest[list(hostile)] = False
-        reached = _reached(graph, honest)
+        reached = reached_from_first(graph, honest)
         if not reached[honest].all():
             apart = np.flatnonzero(honest & ~reached).tolist()
             needed = f"a graph that is connected without the hostile agents {list(hostile)}"
@@ -198,8 +198,8 @@ def _circulant(agents: int, offsets) -> np.ndarray:
     return graph
 
 
-def _reached(graph: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """[N] bool: agents that the first of `among` reaches over edges between agents of `among`."""
+def reached_from_first(graph: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """[N] bool: agents that the first of `among` [N] bool reaches over edges between agents of `among`."""
     reached = np.zeros(len(graph), bool)
     reached[np.flatnonzero(among)[:1]] = True
     while (more := among & (reached | graph[reached].any(0))).sum() > reached.sum():

@@ -32,7 +32,7 @@ def test_chips_are_shared_out_in_slices_that_can_be_rented(tmp_path, capsys):
     violations = {title: variant["mean_violation"] for title, variant in content["variants"].items()}
     assert set(violations) == {
         "as configured",
-        "without clipping",
+        "with clipping",
         "at most 1 hostile neighbours",
         "undefended",
         "no one hostile, same agents",
