@@ -43,6 +43,7 @@ AXES: dict[str, Axis] = {
     "patch": Axis("values of one patch", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),
     "vocabulary": Axis("rows of a lookup table", False, ("tensor",)),
+    "classes": Axis("classes that a classifier tells apart", False),
     "neighbour": Axis("places of a window of neighbouring tokens", False),
     "position": Axis("rows of a learned position table", False),
     "layers": Axis("stacked layers of a scan", False),

@@ -50,6 +50,8 @@ class Step:
       batch: abstract batch with shardings, as the loader makes it.
       initial: jitted seed -> State. load_frozen: seed -> frozen networks, jitted; what lies in files is read, once.
       read_frozen: the frozen networks that lie in files, by name; compiles nothing, raises BadInput.
+      restart: state -> the state with optimizers that know of no gradient yet; their schedules go on. For parameters that were
+        moved by something else than the optimizer.
       prepare: jitted (state, frozen, batch) -> prepared batch; None where nothing happens on the host between.
       update: jitted (state, frozen, batch) -> (state, report).
     """
@@ -62,6 +64,7 @@ class Step:
     initial: Callable[[Any], State]
     load_frozen: Callable[[Any], dict[str, types.PyTree]]
     read_frozen: Callable[[], dict[str, types.PyTree]]
+    restart: Callable[[State], State]
     update: Callable[..., tuple[State, Report]]
     prepare: Callable[..., types.Batch] | None
     host: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None
@@ -162,6 +165,14 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         slice_gradients.check(merge, mesh, abstract.memory)
     by_slice = lambda layout: merge and slice_gradients.Merged(merge, mesh, layout)
 
+    def restart(state: State) -> State:
+        counts = lambda part: isinstance(part, optax.ScaleByScheduleState)
+        fresh = {
+            name: jax.tree.map(lambda new, old: old if counts(new) else new, rule.init(state.params[name]), state.optimizer[name], is_leaf=counts)
+            for name, rule in rules.items()
+        }
+        return state.replace(optimizer=fresh)
+
     networks_by_name = modules(experiment)
     compute = jnp.dtype(experiment.precision.compute)
 
@@ -235,6 +246,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         initial=jax.jit(initial, out_shardings=state_layout),
         load_frozen=_WithStored(load_program, read_frozen) if stored else load_program,
         read_frozen=read_frozen,
+        restart=restart,
         update=program,
         prepare=jax.jit(prepare, out_shardings=given) if host is not None else None,
         host=host,
