@@ -19,7 +19,7 @@ COMMANDS = {
     "preflight": "compile a configuration for a TPU slice without one: does it fit, how fast will it be",
     "mup-check": "check over widths that activations and updates keep their scale",
     "mup-sweep": "sweep learning rates at several widths: does the best one move",
-    "swarm": "share chips among sites that differ and may lie",
+    "swarm": "train one model, or share chips, among sites that differ and may lie",
     "reproduce": "repeat a paper's claim at small scale and say whether it holds",
 }
 EXIT_CODES = """exit codes: 0 done, 1 a check failed, 2 bad input, 42 stopped by a signal and saved, 130 interrupted before that,

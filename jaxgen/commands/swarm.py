@@ -1,5 +1,8 @@
 """Many sites that differ and may lie.
 
+train: the sites of a swarm train one model, each on its own data (M-DSL, or DSL or federated averaging: swarm=dsl, swarm=fedavg).
+The same command again goes on where it stopped. RUN/swarm/report.html shows who was chosen and what was sent; the run is sampled
+and evaluated like any other.
 allocate: agents share a budget round by round without a coordinator, exchanging a price alone. Prints cost and violation, as
 configured and beside it undefended, without clipping, and with one upper bound for all in the place of the true number of hostile
 neighbours. Writes figures, curves and, where chips are shared, slices.json into the folder.
@@ -11,17 +14,18 @@ import argparse
 
 from jaxgen.commands import options
 
-ACTIONS = ("allocate",)
+ACTIONS = ("train", "allocate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=f"one of {', '.join(ACTIONS)}")
     options.add_experiment(parser, "config")
     parser.add_argument("--run", metavar="DIR", help="run folder, local or a URL (default: runs/<name of the configuration>)")
+    options.add_join(parser)
     options.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from jaxgen.commands import swarm_allocation
+    from jaxgen.commands import swarm_allocation, swarm_training
 
-    return {"allocate": swarm_allocation.run}[arguments.action](arguments)
+    return {"train": swarm_training.run, "allocate": swarm_allocation.run}[arguments.action](arguments)

@@ -6,11 +6,13 @@ All that can be refused is refused before anything compiles or is written.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import hashlib
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,6 +36,35 @@ log = logging.getLogger(__name__)
 _SECONDS = 1800
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is trained.
+
+    Attributes:
+      mesh: that everything lies on. examples: the training split.
+      step: a `training.step.Step`, or what the loop may take for one.
+      model_step: the ordinary step, whose FLOPs are counted; `step` where that is it.
+      batch_size, batch_layout: of the rows that a step reads.
+    """
+
+    mesh: jax.sharding.Mesh
+    examples: types.Examples
+    step: Any
+    model_step: steps.Step
+    batch_size: int
+    batch_layout: jax.sharding.NamedSharding
+
+
+def ordinary(experiment: experiments.Experiment) -> Work:
+    """The experiment's own step, on its own data."""
+    mesh = session.make_mesh(experiment)
+    examples = session.open_data(experiment, "train")
+    with jax.set_mesh(mesh):
+        step = steps.build(experiment, mesh)
+        step.read_frozen()
+    return Work(mesh, examples, step, step, experiment.data.batch_size, sharding.batch_sharding(mesh))
+
+
 class TrainingSession:
     """One `jaxgen train`, from the checks to the report."""
 
@@ -45,6 +76,7 @@ class TrainingSession:
         trust: tuple[str, ...],
         team: hosts.Hosts,
         profiled: tuple[int, int] | None = None,
+        work: Callable[[Any], Work] = ordinary,
     ) -> None:
         """Checks; raises BadInput for everything that the user has to change. A run that goes on keeps its own recipe.
 
@@ -53,17 +85,15 @@ class TrainingSession:
           trust: packages whose classes the experiment may name.
           team: all hosts train, host 0 writes.
           profiled: first and last step to trace.
+          work: makes what is trained of the experiment; compiles nothing.
         """
         self.experiment = experiment
         self.folder = run.Run(folder)
         self.trust, self.history = trust, []
         self.team = team
         changed = self._compare()
-        self.mesh = session.make_mesh(experiment)
-        self.examples = session.open_data(experiment, "train")
-        with jax.set_mesh(self.mesh):
-            self.step = steps.build(experiment, self.mesh)
-            self.step.read_frozen()
+        self.work = work(experiment)
+        self.mesh, self.examples, self.step = self.work.mesh, self.work.examples, self.work.step
         sharding.check_replicated(self.step.state.items(), self.mesh)
         self.item = session.sampled_item(experiment, steps.generator_player(experiment)) if experiment.sampler else None
         # Opened now: that there is nothing to draw should not come out after hours of training.
@@ -136,20 +166,19 @@ class TrainingSession:
                 steps=training.steps,
                 log_every=training.log_every,
                 checkpoint_every=training.checkpoint_every,
-                batch_size=experiment.data.batch_size,
+                batch_size=self.work.batch_size,
                 write=write,
                 save=self._save,
                 sample=self._sample,
                 sample_every=training.sample_every if experiment.sampler else 0,
-                step_flops=flops.per_example(experiment, self.step) * experiment.data.batch_size,
+                step_flops=flops.per_example(experiment, self.work.model_step) * self.work.batch_size,
                 peak_flops=chips.peak_flops(self.mesh),
                 profile=self.profile,
             )
             done = start
             if start < training.steps:
-                layout = sharding.batch_sharding(self.mesh)
-                data = experiment.data
-                with loader.batches(self.examples, data.features(), data.batch_size, layout, start, data.prefetch) as batches:
+                data, size, layout = experiment.data, self.work.batch_size, self.work.batch_layout
+                with loader.batches(self.examples, data.features(), size, layout, start, data.prefetch) as batches:
                     state, done = made.run(state, frozen, batches, start, stop)
             else:
                 log.info("all %d steps are done already", training.steps)

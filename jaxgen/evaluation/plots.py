@@ -111,6 +111,34 @@ def allocation(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
     _write(figure, path)
 
 
+def groups(values: Mapping[str, Mapping[str, Sequence[float]]], title: str, path: str) -> None:
+    """Draws means of values as bars in groups, every value as a dot.
+
+    Args:
+      values: by group and by bar within the group; a bar without values is left out. path: of the PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(name for group in values.values() for name in group))
+    figure, axis = pyplot.subplots(figsize=(1.5 + 2.2 * len(values), 4.5))
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        found = [
+            (i + (place - (len(names) - 1) / 2) * width, group[name]) for i, group in enumerate(values.values()) if group.get(name)
+        ]
+        axis.bar([x for x, _ in found], [np.mean(each) for _, each in found], width, label=name, alpha=0.7)
+        dots = [(x, value) for x, each in found for value in each]
+        axis.scatter([x for x, _ in dots], [value for _, value in dots], color="black", s=9, zorder=3)
+    axis.set_xticks(range(len(values)), list(values))
+    axis.set_title(title)
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    _write(figure, path)
+
+
 def convergence(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], path: str) -> None:
     """Draws loss against what was spent, one line an arm with its seeds' range shaded, a panel each.
 

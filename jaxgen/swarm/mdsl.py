@@ -222,7 +222,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh, data: Sites) -> SwarmStep:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # jit wants a hash, which a step has none of
 class _Program:
     """The step as a pure function."""
 

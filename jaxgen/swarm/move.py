@@ -25,7 +25,13 @@ class Move(Protocol):
         """The memory before the first round."""
 
     def begin(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         """From where the local steps start.
 
@@ -35,7 +41,13 @@ class Move(Protocol):
         """
 
     def end(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         """The position of the site after its local steps have arrived at `position`."""
 
@@ -47,8 +59,8 @@ class Move(Protocol):
 class Particle:
     """v ← c0 v + c1 r1 (w_p - w) + c2 r2 (w_g - w); w ← w + v; then local steps, which do not enter v. v starts at 0.
 
-    The constants are those of FedPSO (Park, Suh and Lee 2021); CB-DSL (arXiv 2208.05578) was released with 0.2, 1, 2 and one draw an
-    element. With r = 1 and constants 0, 0, 1 every site starts from the best position of all: federated averaging.
+    The constants are those of FedPSO (Park, Suh and Lee 2021); CB-DSL (arXiv 2208.05578) was released with 0.2, 1, 2 and a draw for
+    every element. With r = 1 and constants 0, 0, 1 every site starts from the best position of all: federated averaging.
 
     Attributes:
       c0: share of the velocity that stays. c1, c2: pulls to the site's own best and to the best of all.
@@ -68,7 +80,13 @@ class Particle:
         return {"velocity": jax.tree.map(jnp.zeros_like, position)}
 
     def begin(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         del progress
         r1, r2 = (self._draw(keys.stream(key, name), position) for name in ("personal", "global"))
@@ -79,7 +97,13 @@ class Particle:
         return jax.tree.map(jnp.add, position, velocity), {"velocity": velocity}
 
     def end(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         return position, memory
 
@@ -124,12 +148,24 @@ class OneFormula:
         return {"velocity": jax.tree.map(jnp.zeros_like, position), "before": jax.tree.map(jnp.copy, position)}
 
     def begin(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         return position, memory | {"before": position}
 
     def end(
-        self, position: types.PyTree, memory: Memory, personal: types.PyTree, best: types.PyTree, key: jax.Array, progress: jax.Array
+        self,
+        position: types.PyTree,
+        memory: Memory,
+        personal: types.PyTree,
+        best: types.PyTree,
+        key: jax.Array,
+        progress: jax.Array,
     ) -> tuple[types.PyTree, Memory]:
         share = self.first + (self.last - self.first) * progress
         velocity = jax.tree.map(

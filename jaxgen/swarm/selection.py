@@ -23,7 +23,7 @@ class Book:
     Attributes:
       age: int32 [sites], rounds since a model of the site was taken.
       suspected: bool [sites], caught with a claim that its model did not keep.
-      low, high, cap: float32 (), smallest and largest capped claim of the last round, and the cap. threshold: θ; NaN before round 1.
+      low, high, cap: float32 (), smallest and largest capped claim of the last round, and the cap. threshold: θ. NaN at first.
     """
 
     age: jax.Array

@@ -23,7 +23,7 @@ class Swarm:
       partition: how the training examples are divided among the sites.
       shared: examples that are set aside for the bank; 3 to 5 % of all are enough.
       draws: triples (sample, t, ε) of the bank for each shared example; more than 1 serves objectives that draw noise.
-      mix_shared: sites also train on the shared examples (CB-DSL). A site may then fit the bank, which hides what it does elsewhere.
+      mix_shared: sites also train on the shared examples (CB-DSL). A site may then fit the bank and be bad elsewhere.
       degree: η of a site; None where no policy asks.
       move: the swarm move.
       select: who uploads.

@@ -18,8 +18,8 @@ _BLOCK = 1024
 class SiteExamples:
     """The examples of all sites as one source, whose "batch" is a batch for each site, one behind the other.
 
-    Row r of a step belongs to site r // B, where B is the batch of one site. A site goes through its own examples in an order of its
-    own, each epoch another.
+    Row r of a step belongs to site r // B, where B is the batch of one site. A site goes through its own examples in an order of
+    its own, each epoch another.
 
     Args:
       examples: the source, opened in stored order.

@@ -168,7 +168,9 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     def restart(state: State) -> State:
         counts = lambda part: isinstance(part, optax.ScaleByScheduleState)
         fresh = {
-            name: jax.tree.map(lambda new, old: old if counts(new) else new, rule.init(state.params[name]), state.optimizer[name], is_leaf=counts)
+            name: jax.tree.map(
+                lambda new, old: old if counts(new) else new, rule.init(state.params[name]), state.optimizer[name], is_leaf=counts
+            )
             for name, rule in rules.items()
         }
         return state.replace(optimizer=fresh)

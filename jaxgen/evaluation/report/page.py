@@ -94,6 +94,15 @@ def render(runs: Sequence[EvaluatedRun], title: str) -> str:
         ("curves", "Training", _CURVES, curves.drawn(runs)),
         ("configuration", "Configuration", _CONFIGURATION, _configuration(runs)),
     ]
+    return document(title, _runs_line(runs), sections)
+
+
+def document(title: str, below: str, sections: Sequence[tuple[str, str, str, str]]) -> str:
+    """One HTML document with links to its sections; those without a body are left out.
+
+    Args:
+      title: plain text. below: HTML below the title. sections: anchor, heading, introduction (plain text) and body (HTML) of each.
+    """
     sections = [found for found in sections if found[3]]
     links = "".join(f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading, _, _ in sections)
     body = "".join(markup.section(*found) for found in sections)
@@ -102,7 +111,7 @@ def render(runs: Sequence[EvaluatedRun], title: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
         f"<title>{markup.escaped(title)}</title><style>{style.CSS}</style></head><body>"
-        f'<header><h1>{markup.escaped(title)}</h1>{_runs_line(runs)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+        f'<header><h1>{markup.escaped(title)}</h1>{below}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
         f"<main>{body}</main></body></html>\n"
     )
 
