@@ -12,7 +12,7 @@ import pytest
 from jaxgen import mup, types
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.norms import RMSNorm
-from jaxgen.training.optimizer import AdamW
+from jaxgen.training.optimizer import SGD, AdamW
 
 BASE = 64
 
@@ -206,6 +206,23 @@ def test_an_output_multiplier_is_the_same_as_smaller_weights_with_a_smaller_rate
     np.testing.assert_allclose(with_multiplier, without, rtol=1e-4)
 
 
+def test_gradient_descent_goes_against_the_gradient_with_a_heavy_ball():
+    for momentum, expected in ((0.0, [-0.1, -0.1, -0.1]), (0.5, [-0.1, -0.15, -0.175])):
+        rule = SGD(learning_rate=0.1, clip_norm=None, momentum=momentum).build(mup.Multipliers(*(3 * [{"a": 1.0}])), 8)
+        state = rule.init({"a": jnp.zeros(1)})
+        for change in expected:
+            step, state = rule.update({"a": jnp.ones(1)}, state, {"a": jnp.zeros(1)})
+            assert float(step["a"][0]) == pytest.approx(change)
+
+
+def test_rates_of_gradient_descent_are_those_of_table_8_for_sgd():
+    # Tensor Programs V: ñ for inputs, vectors and outputs, 1 for hidden maps; so that with gradients Θ(1/ñ) of the former (and of
+    # each entry Θ(1/ñ) of a hidden map) every update has the size that width needs.
+    step, _ = updates(SGD(learning_rate=1.0, clip_norm=None), 8 * BASE, {n: jnp.ones(s) for n, s in shapes(8 * BASE).items()})
+    rates = {name: -float(jnp.mean(value)) for name, value in step.items()}
+    assert rates == pytest.approx({"input": 8, "hidden": 1, "output": 8, "vector": 8, "bias": 8, "finite": 1})
+
+
 BAD = {
     "learning_rate": 0.0,
     "b1": 1.0,
@@ -223,3 +240,8 @@ def test_an_option_out_of_range_is_refused_by_name(option, value):
     with pytest.raises(types.BadInput) as error:
         dataclasses.replace(AdamW(), **{option: value}).validate()
     assert (error.value.option, error.value.found) == (option, value)
+
+
+def test_a_momentum_out_of_range_is_refused():
+    with pytest.raises(types.BadInput, match="momentum: found 1"):
+        SGD(momentum=1.0).validate()
