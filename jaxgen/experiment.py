@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "data.source.threads",
     "data.source.verify",
     "objective.alignment.teacher.path",
+    "swarm.site_shards",
 )
 """Names (and everything below them) that a resumed run may change; anything else is another experiment.
 

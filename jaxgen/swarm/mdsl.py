@@ -297,12 +297,12 @@ class _Program:
     def _end(
         self, state: SwarmState, networks: types.PyTree, bank: types.Batch, degrees: jax.Array
     ) -> tuple[SwarmState, types.Metrics]:
-        """Scores, claims, uploads, merging; who is better than before."""
+        """The end of the move, scores and personal bests; then uploads, and what they make of the best position of all."""
         swarm, sites = self.experiment.swarm, state.sites
         finish = lambda w, memory, personal, key: swarm.move.end(w, memory, personal, state.params, key, self._progress(state))
         params, memory = self._each(finish)(sites.params, sites.move, sites.personal, self._keys(state, "move"))
-        one = lambda params: self.scorer.score(params, networks, bank, state.seed)
-        scores = self._each(one)(params)
+        score = lambda params: self.scorer.score(params, networks, bank, state.seed)
+        scores = self._each(score)(params)
         better = scores < sites.personal_score
         sites = sites.replace(
             params=params,
@@ -310,46 +310,49 @@ class _Program:
             personal=jax.tree.map(lambda new, kept: jnp.where(_along(better, new), new, kept), params, sites.personal),
             personal_score=jnp.where(better, scores, sites.personal_score),
         )
+        state = state.replace(sites=sites)
+        updates, chosen, received, book = self._uploads(state, scores, degrees, self._each(score))
+        candidate = jax.tree.map(jnp.add, state.params, merged(swarm.merge, updates, received))
+        found = score(candidate)
+        accepted = jnp.any(received) & ((found < state.score) | (swarm.accept == "always"))
+        best = jax.tree.map(lambda new, kept: jnp.where(accepted, new, kept), candidate, state.params)
+        state = state.replace(params=best, score=jnp.where(accepted, found, state.score), book=book)
+        metrics = {
+            "swarm/score": state.score,
+            "swarm/candidate_score": found,
+            "swarm/accepted": accepted,
+            "swarm/uploads": jnp.sum(chosen),
+            "swarm/dropped": jnp.sum(chosen & ~received),
+            "swarm/personal_score": jnp.mean(sites.personal_score),
+        }
+        for i in range(swarm.sites):
+            metrics |= {f"site/{i}/score": scores[i], f"site/{i}/uploads": chosen[i]}
+        return state, {name: types.Mean(value.astype(jnp.float32), jnp.float32(1)) for name, value in metrics.items()}
 
-        updates = jax.tree.map(lambda rows, best: rows - best, params, state.params)
-        sent_scores = claims = scores
+    def _uploads(
+        self, state: SwarmState, scores: jax.Array, degrees: jax.Array, score_each: Callable[[types.PyTree], jax.Array]
+    ) -> tuple[types.PyTree, jax.Array, jax.Array, selection.Book]:
+        """Claims, selection and the receiver's own scores: updates as sent [K, ...], who was chosen, who was received, the book."""
+        swarm, sites = self.experiment.swarm, state.sites
+        updates = jax.tree.map(lambda rows, best: rows - best, sites.params, state.params)
+        claims = found = scores
         hostile = jnp.isin(sites.number, jnp.asarray(swarm.hostile, jnp.int32))
         if swarm.attack is not None:
             updates = attacks.at_server(swarm.attack, updates, hostile, self._round_key(state, "attack"))
             sent = jax.tree.map(lambda rows, best: rows + best, updates, state.params)
             # An honest site sends what it has, to the bit.
-            sent = jax.tree.map(lambda rows, own: jnp.where(_along(hostile, rows), rows, own), sent, params)
-            sent_scores = claims = self._each(one)(sent)
+            sent = jax.tree.map(lambda rows, own: jnp.where(_along(hostile, rows), rows, own), sent, sites.params)
+            claims = found = score_each(sent)
         if swarm.forged is not None:
             claims = attacks.forged_scores(claims, hostile, swarm.forged)
-
         chosen, book = swarm.select(claims, degrees, state.book)
         received = chosen
         if swarm.select.claims and swarm.rescore:
             # Written so that a score that is not a number is a lie.
-            kept = jnp.abs(claims - sent_scores) <= swarm.tolerance * jnp.abs(sent_scores)
+            kept = jnp.abs(claims - found) <= swarm.tolerance * jnp.abs(found)
             received = chosen & kept
             book = book.replace(suspected=book.suspected | (chosen & ~kept))
-        book = book.replace(age=jnp.where(received, 0, book.age + 1))
-        update = merged(swarm.merge, updates, received)
-        candidate = jax.tree.map(jnp.add, state.params, update)
-        score = one(candidate)
-        accepted = jnp.any(received) & ((score < state.score) | (swarm.accept == "always"))
-        best = jax.tree.map(lambda new, kept: jnp.where(accepted, new, kept), candidate, state.params)
-        state = state.replace(params=best, score=jnp.where(accepted, score, state.score), sites=sites, book=book)
-        of = lambda value: types.Mean(jnp.asarray(value, jnp.float32), jnp.float32(1))
-        found = {
-            "swarm/score": of(state.score),
-            "swarm/candidate_score": of(score),
-            "swarm/accepted": of(accepted),
-            "swarm/uploads": of(jnp.sum(chosen)),
-            "swarm/dropped": of(jnp.sum(chosen & ~received)),
-            "swarm/personal_score": of(jnp.mean(sites.personal_score)),
-        }
-        for i in range(swarm.sites):
-            found[f"site/{i}/score"] = of(scores[i])
-            found[f"site/{i}/uploads"] = of(chosen[i])
-        return state, found
+        return updates, chosen, received, book.replace(age=jnp.where(received, 0, book.age + 1))
 
     def _states(self, state: SwarmState) -> states.State:
         """The ordinary state of every site."""
