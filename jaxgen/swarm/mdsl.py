@@ -234,7 +234,7 @@ class _Program:
         return Scorer(self.experiment)
 
     def initial(self, seed: jax.Array) -> SwarmState:
-        """All sites at one start, which is the best position so far of each and of all."""
+        """All sites at one start, which is the best position of all so far; its score is known once the bank is."""
         swarm = self.experiment.swarm
         start = self.site.initial(seed)
         every = lambda tree: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (swarm.sites, *leaf.shape)), tree)
@@ -242,7 +242,8 @@ class _Program:
             number=jnp.arange(swarm.sites, dtype=jnp.int32),
             params=every(start.params),
             personal=every(start.params),
-            # Scores are known once the bank is, at the first step.
+            # A site's first position counts as its best, even where skewed data make it worse on the bank than the start: pulls back
+            # to the start would undo what it learns.
             personal_score=jnp.full(swarm.sites, jnp.inf, jnp.float32),
             move=every(swarm.move.memory(start.params)),
             optimizer=every(start.optimizer),
@@ -270,11 +271,9 @@ class _Program:
 
     def _begin(self, state: SwarmState, networks: types.PyTree, bank: types.Batch) -> SwarmState:
         """The swarm move, after which what optimizers remember is of another place."""
-        swarm = self.experiment.swarm
-        first = state.step == 0
+        swarm, sites = self.experiment.swarm, state.sites
         start = lambda: self.scorer.score(state.params, networks, bank, state.seed)
-        score = jax.lax.cond(first, start, lambda: state.score)
-        sites = state.sites.replace(personal_score=jnp.where(first, score, state.sites.personal_score))
+        score = jax.lax.cond(state.step == 0, start, lambda: state.score)
         move = lambda w, memory, personal, key: swarm.move.begin(w, memory, personal, state.params, key, self._progress(state))
         params, memory = self._each(move)(sites.params, sites.move, sites.personal, self._keys(state, "move"))
         sites = sites.replace(params=params, move=memory)

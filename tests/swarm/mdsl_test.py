@@ -15,7 +15,7 @@ from jaxgen import experiment as experiments
 from jaxgen import types
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.swarm import aggregation, mdsl, traffic
-from jaxgen.swarm.attacks import Gaussian, NotFinite, SignFlip
+from jaxgen.swarm.attacks import NotFinite, SignFlip
 from jaxgen.swarm.degree import Features
 from jaxgen.swarm.move import OneFormula, Particle
 from jaxgen.swarm.partitions import Dirichlet
@@ -25,7 +25,7 @@ from jaxgen.training.optimizer import SGD, AdamW
 from jaxgen.training.state import State
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from toy import Running, Toy, experiment, leaf, small  # noqa: E402
+from toy import NoisyClassification, Running, Toy, experiment, leaf, small  # noqa: E402
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "swarm_digits.py:tiny")
 HOSTILE = {"hostile": (1,), "attack": SignFlip(3.0, of="own")}
@@ -124,7 +124,7 @@ def test_one_site_by_the_published_formula_is_gradient_descent_with_a_heavy_ball
 
 
 @pytest.mark.parametrize(
-    "swarm", [Swarm(), DSL(), Swarm(**HOSTILE), Swarm(hostile=(1,), attack=NotFinite())], ids=["mdsl", "dsl", "flip", "nan"]
+    "swarm", [Swarm(), Swarm(**HOSTILE, forged=0.0), Swarm(hostile=(1,), attack=NotFinite())], ids=["honest", "forged", "nan"]
 )
 def test_best_scores_never_rise(swarm):
     run = running(swarm).run(8)
@@ -136,14 +136,14 @@ def test_best_scores_never_rise(swarm):
 
 
 @functools.cache
-def generative():
-    """A tiny diffusion model: its score depends on times and noise, which a classifier's does not."""
-    return Running(experiments.load(TINY, ["training.steps=40"])[0])
+def noisy():
+    """A swarm whose objective draws noise, with a rate at which sites also get worse, and an optimizer that remembers."""
+    return Running(small(objective=NoisyClassification(), optimizer=AdamW(learning_rate=0.1), rounds=20))
 
 
 def test_a_best_position_keeps_its_score_for_good():
     # Fails where the bank is drawn anew, where a personal best follows its site, or where a score belongs to another position.
-    run = generative()
+    run = noisy()
     worse = 0
     for _ in range(6):
         run.run(1)
@@ -151,33 +151,37 @@ def test_a_best_position_keeps_its_score_for_good():
         assert float(run.score(run.state.params)) == pytest.approx(float(run.state.score), rel=1e-5)
         for site in range(4):
             assert float(run.score(leaf(sites.personal, site))) == pytest.approx(float(sites.personal_score[site]), rel=1e-5)
-            worse += float(run.score(leaf(sites.params, site))) > 1.0001 * float(sites.personal_score[site])
+            worse += float(run.score(leaf(sites.params, site))) > 1.01 * float(sites.personal_score[site])
     assert worse, "at some time a site was worse than its best"
 
 
 def test_a_bank_has_every_shared_example_as_often_as_asked_and_counts_nothing_else():
-    run = generative()
+    run = noisy()
     scorer = mdsl.Scorer(run.experiment)
     chunks = scorer.chunks({name: values[:7] for name, values in run.divided.shared.items()}, draws=3)
     assert chunks["weight"].shape == (3, 8) and chunks["weight"].sum() == 21
     index = chunks["index"][chunks["weight"] > 0]
     assert (np.unique(index, return_counts=True)[1] == 3).all()
-    bank = run.frozen["swarm"]["bank"]
-    assert len(np.unique(np.asarray(bank["t"]))) == bank["t"].size
+    # Every entry of the bank has draws of its own.
+    noise = np.asarray(run.frozen["swarm"]["bank"]["image"]) - run.divided.shared["image"].reshape(3, 8, 8, 8, 1)
+    assert noise.std() == pytest.approx(3, rel=0.1) and np.abs(np.corrcoef(noise.reshape(24, -1)) - np.eye(24)).max() < 0.6
 
 
 def test_the_optimizer_forgets_at_a_move_and_its_schedule_goes_on():
-    run = generative()
+    run = noisy().run(1)
     state = leaf(mdsl._Program(run.experiment, run.step.site)._states(run.state), 0)
     restarted = run.step.site.restart(state)
-    kinds = lambda tree, kind: [
-        part for part in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind)) if isinstance(part, kind)
-    ]
-    (adam,), (fresh,) = (kinds(s.optimizer, optax.ScaleByAdamState) for s in (state, restarted))
-    (before,), (after,) = (kinds(s.optimizer, optax.ScaleByScheduleState) for s in (state, restarted))
-    assert int(adam.count) > 0 and float(optax.global_norm(adam.mu)) > 0
-    assert int(fresh.count) == 0 and float(optax.global_norm(fresh.mu)) == float(optax.global_norm(fresh.nu)) == 0
-    assert int(before.count) == int(after.count) == run.done
+
+    def only(state, kind):
+        parts = jax.tree.leaves(state.optimizer, is_leaf=lambda part: isinstance(part, kind))
+        (found,) = (part for part in parts if isinstance(part, kind))
+        return found
+
+    size = lambda tree: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+    adam, fresh = (only(each, optax.ScaleByAdamState) for each in (state, restarted))
+    assert int(adam.count) > 0 and size(adam.mu) > 0
+    assert int(fresh.count) == 0 and size(fresh.mu) == size(fresh.nu) == 0
+    assert int(only(state, optax.ScaleByScheduleState).count) == int(only(restarted, optax.ScaleByScheduleState).count) == run.done
     # In a run it happens at each move: after a round Adam has counted that round's steps alone.
     assert int(adam.count) == run.experiment.swarm.local_steps
 
@@ -200,12 +204,12 @@ def test_sites_in_another_order_are_chosen_as_before_and_make_the_same_model():
     close(jax.tree.map(lambda rows: rows[order], one.state.sites.params), other.state.sites.params, 1e-5)
 
 
-@pytest.mark.parametrize("attack", [SignFlip(3.0, of="own"), NotFinite(), Gaussian(1.0, mean=0.0)], ids=repr)
-def test_what_a_hostile_site_sends_never_enters_its_own_position(attack):
+def test_what_a_hostile_site_sends_never_enters_its_own_position():
     # Hostile or not, a site trains honestly: what it sends is another thing.
-    run = running(Swarm(hostile=(1,), attack=attack)).run(2)
+    run = running(Swarm(hostile=(1,), attack=NotFinite())).run(2)
     assert all(np.isfinite(rows).all() for rows in jax.tree.leaves(jax.device_get(run.state.sites.params)))
     assert np.isfinite([row["swarm/personal_score"] for row in run.rows]).all()
+    assert not run.chosen()[:, 1].any()
 
 
 def test_liars_are_dropped_at_once_and_asked_no_more_where_the_receiver_scores_itself():
@@ -216,13 +220,6 @@ def test_liars_are_dropped_at_once_and_asked_no_more_where_the_receiver_scores_i
     assert run.rows[0]["swarm/dropped"] == 1
     assert jax.device_get(run.state.book.suspected).tolist() == [False, True, False, False]
     assert run.rows[-1]["swarm/score"] < run.rows[0]["swarm/score"]
-    believed = running(dataclasses.replace(forged, rescore=False)).run(5)
-    assert believed.chosen()[:, 1].all()
-    alone = running(DSL(**HOSTILE, forged=0.0, rescore=False))
-    start = jax.device_get(alone.state.params)
-    alone.run(5)
-    assert (alone.chosen() == [False, True, False, False]).all()
-    same(alone.state.params, start)
 
 
 def test_a_mean_with_a_model_that_is_not_finite_stops_federated_averaging_with_the_last_good_state():
@@ -270,12 +267,12 @@ def test_bytes_are_those_of_scores_models_and_the_best_position():
     assert traffic.of(Swarm(sites=7, select=Threshold(alone=True)), model).down == 7 * (4 * d + 4 * 4)
 
 
-@pytest.mark.parametrize("shards, mesh, devices", [(4, MeshShape(data=1), 4), (2, MeshShape(data=1, fsdp=4), 8)])
+SPREADS = [pytest.param(4, MeshShape(data=1), 4, marks=pytest.mark.slow), (2, MeshShape(data=1, fsdp=4), 8)]
+
+
+@pytest.mark.parametrize("shards, mesh, devices", SPREADS)
 def test_sites_spread_over_devices_are_the_same_sites(shards, mesh, devices):
-    swarm = Swarm(site_shards=shards)
-    tree = small(swarm, mesh=mesh, optimizer=AdamW(learning_rate=1e-2, epsilon=1e-2))
-    one = Running(dataclasses.replace(tree, mesh=MeshShape(data=1), swarm=dataclasses.replace(tree.swarm, site_shards=1))).run(4)
-    other = Running(tree, devices).run(4)
+    one, other = running().run(4), Running(small(Swarm(site_shards=shards), mesh=mesh), devices).run(4)
     kernel = other.state.sites.params["model"]["in"]["kernel"]
     assert len(kernel.addressable_shards) == devices and kernel.addressable_shards[0].data.shape[0] == 4 // shards
     np.testing.assert_array_equal(one.chosen(), other.chosen())

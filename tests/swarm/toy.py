@@ -13,6 +13,7 @@ from jaxgen.autoencoders.identity import Identity
 from jaxgen.data import loader, order
 from jaxgen.data.pipeline import Data
 from jaxgen.encoders.pixel_classifier import PixelClassifier
+from jaxgen.mup import Scaling
 from jaxgen.objectives.classification import Classification
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.swarm import mdsl, sites
@@ -82,6 +83,14 @@ class ToyClassification(Classification):
         return batch
 
 
+@dataclasses.dataclass(frozen=True)
+class NoisyClassification(ToyClassification):
+    """With noise drawn for every picture, as a generative objective draws it: the loss is another for other draws."""
+
+    def prepare(self, views, batch, key):
+        return batch | {"image": batch["image"] + 3 * jax.random.normal(key, batch["image"].shape)}
+
+
 def experiment(swarm, rounds=30, seed=0, **changes):
     """The sheet's toy: 32 hidden units, 20 steps of SGD a round, rate 0.1, batches of 32."""
     options = {
@@ -102,7 +111,7 @@ def experiment(swarm, rounds=30, seed=0, **changes):
 def small(swarm=Swarm(), rounds=6, seed=0, **changes):
     """A swarm of four sites, eight hidden units and two local steps: properties do not need more."""
     swarm = dataclasses.replace(swarm, sites=4, local_steps=2, shared=24, partition=Dirichlet(0.3))
-    options = {"model": PixelClassifier(width=8), "data": Data(source=Toy(600), batch_size=8)}
+    options = {"model": PixelClassifier(width=8, scaling=Scaling(base_width=8)), "data": Data(source=Toy(600), batch_size=8)}
     return experiment(swarm, rounds, seed, **(options | changes))
 
 
