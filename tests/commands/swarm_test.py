@@ -85,6 +85,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(whole, tmp_path, caplog):
         time.sleep(0.002)
     stop.send_signal(signal.SIGKILL)
     stop.communicate()
+    assert stop.returncode == -signal.SIGKILL and not (tmp_path / "run" / "checkpoints" / "20").exists(), "killed on its way"
     assert cli.main(short) == 0
     (last, expected), (also, found) = saved(folder), saved(tmp_path / "run")
     assert last == also == 20
@@ -92,6 +93,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(whole, tmp_path, caplog):
     assert logged(folder) == logged(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_same_configuration_trains_in_one_place_by_the_ordinary_command(tmp_path):
     assert cli.main(["train", TINY, "--run", str(tmp_path / "run"), *sets("training.steps=4", "training.log_every=4")]) == 0
     assert "swarm/score" not in logged(tmp_path / "run")[0]

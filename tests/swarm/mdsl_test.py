@@ -267,9 +267,10 @@ def test_bytes_are_those_of_scores_models_and_the_best_position():
     assert traffic.of(Swarm(sites=7, select=Threshold(alone=True)), model).down == 7 * (4 * d + 4 * 4)
 
 
-SPREADS = [pytest.param(4, MeshShape(data=1), 4, marks=pytest.mark.slow), (2, MeshShape(data=1, fsdp=4), 8)]
+SPREADS = [(4, MeshShape(data=1), 4), (2, MeshShape(data=1, fsdp=4), 8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards, mesh, devices", SPREADS)
 def test_sites_spread_over_devices_are_the_same_sites(shards, mesh, devices):
     one, other = running().run(4), Running(small(Swarm(site_shards=shards), mesh=mesh), devices).run(4)
