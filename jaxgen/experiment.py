@@ -14,13 +14,11 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
-import types as builtin_types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from jaxgen import types
+from jaxgen import typed_tree, types
 
 MAY_CHANGE = (
     "mesh",
@@ -156,9 +154,12 @@ def override(tree: Any, text: str) -> Any:
 
 def dump(node: Any) -> Any:
     """The tree as JSON-ready data; nodes carry their class as `package.module:Class`."""
-    if _is_node(node):
+    if typed_tree.is_node(node):
         cls = type(node)
-        return {"class": f"{cls.__module__}:{cls.__qualname__}", **{name: dump(value) for name, _, value in _fields(node)}}
+        return {
+            "class": f"{cls.__module__}:{cls.__qualname__}",
+            **{name: dump(value) for name, _, value in typed_tree.fields(node)},
+        }
     if isinstance(node, enum.Enum):
         return node.value
     if isinstance(node, tuple):
@@ -173,16 +174,17 @@ def rebuild(data: Any, trust: Iterable[str] = (), path: str = "", annotation: An
       BadInput: a class of another package, one that does not exist, fields that it does not have, or no value of an enum.
     """
     if isinstance(data, list):
-        kinds = next((_kinds(kind, len(data)) for kind in _alternatives(annotation) if typing.get_origin(kind) is tuple), ())
+        tuples = [kind for kind in typed_tree.alternatives(annotation) if typing.get_origin(kind) is tuple]
+        kinds = typed_tree.item_types(tuples[0], len(data)) if tuples else ()
         kinds = kinds if len(kinds) == len(data) else (Any,) * len(data)
         items = enumerate(zip(data, kinds, strict=True))
         return tuple(rebuild(item, trust, f"{path}[{i}]", kind) for i, (item, kind) in items)
     if not isinstance(data, dict):
-        chosen = next((kind for kind in _alternatives(annotation) if _is_enum(kind)), None)
-        return data if chosen is None or data is None else _member(chosen, data, path)
+        chosen = next((kind for kind in typed_tree.alternatives(annotation) if typed_tree.is_enum(kind)), None)
+        return data if chosen is None or data is None else typed_tree.enum_member(chosen, data, path)
     cls = _resolve(str(data.get("class")), path, trust)
-    known = {field.name: field for field in _config_fields(cls)}
-    hints = _hints(cls)
+    known = {field.name: field for field in typed_tree.config_fields(cls)}
+    hints = typing.get_type_hints(cls)
     values = {}
     for name, item in data.items():
         if name == "class":
@@ -196,7 +198,7 @@ def rebuild(data: Any, trust: Iterable[str] = (), path: str = "", annotation: An
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:
     """Leaves by dotted name, as in JSON; a node's class is the leaf `<name>.class`."""
-    data = dump(node) if _is_node(node) else node
+    data = dump(node) if typed_tree.is_node(node) else node
     if isinstance(data, dict):
         leaves = {}
         for name, value in data.items():
@@ -260,7 +262,7 @@ def _call(file: str, function: str, kind: type) -> Any:
     tree = made()
     if not isinstance(tree, kind):
         raise types.BadInput("CONFIG", f"{file}:{function} -> {type(tree).__name__}", f"a function that returns an {kind.__name__}")
-    for path, node in _nodes(tree, ""):
+    for path, node in typed_tree.nodes(tree, ""):
         if type(node).__module__ == module.__name__:
             needed = "a class of a package: a run is read back without its configuration file"
             raise types.BadInput(path, f"{type(node).__name__}, defined in {file}", needed)
@@ -336,7 +338,7 @@ def _resolve(name: str, path: str, trust: Iterable[str]) -> type:
 def _construct(cls: type, values: dict[str, Any], path: str) -> Any:
     required = [
         field.name
-        for field in _config_fields(cls)
+        for field in typed_tree.config_fields(cls)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and field.name not in values
     ]
     if required:
@@ -348,14 +350,14 @@ def _construct(cls: type, values: dict[str, Any], path: str) -> Any:
 
 
 def _override(node: Any, names: list[str], text: str, root: Experiment, full: str) -> Any:
-    fields = {name: (annotation, value) for name, annotation, value in _fields(node)} if _is_node(node) else {}
+    fields = {name: (annotation, value) for name, annotation, value in typed_tree.fields(node)} if typed_tree.is_node(node) else {}
     if names[0] not in fields:
         raise types.BadInput(full, text, _nearest(full, root))
     annotation, value = fields[names[0]]
     if len(names) > 1:
         new = _override(value, names[1:], text, root, full)
     else:
-        field = next(field for field in _config_fields(type(node)) if field.name == names[0])
+        field = next(field for field in typed_tree.config_fields(type(node)) if field.name == names[0])
         new = _parse(text, annotation, full, field.metadata.get("choices", {}), value)
     return type(node)(**{name: new if name == names[0] else value for name, (_, value) in fields.items()})
 
@@ -375,11 +377,11 @@ def _nearest(full: str, root: Experiment) -> str:
 
 def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: Any) -> Any:
     """The value that `text` stands for under this annotation."""
-    alternatives = _alternatives(annotation)
+    alternatives = typed_tree.alternatives(annotation)
     if text.lower() == "none" and type(None) in alternatives:
         return None
     annotation = next(kind for kind in alternatives if kind is not type(None))
-    if choices or _is_node(old) or annotation is Any or _is_protocol(annotation):
+    if choices or typed_tree.is_node(old) or annotation is Any or typed_tree.is_protocol(annotation):
         if text not in choices and ":" not in text:
             raise types.BadInput(path, text, f"one of {', '.join(choices)}" if choices else "package.module:Class")
         return _construct(_resolve(choices.get(text, text), path, {text.partition(".")[0]}), {}, path)
@@ -391,12 +393,12 @@ def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: 
         return by_text[text]
     if origin is tuple:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        kinds = _kinds(annotation, len(items))
+        kinds = typed_tree.item_types(annotation, len(items))
         if len(kinds) != len(items):
             raise types.BadInput(path, text, f"{len(kinds)} values separated by commas")
         return tuple(_parse(item, kind, path, {}, None) for item, kind in zip(items, kinds, strict=True))
-    if _is_enum(annotation):
-        return _member(annotation, text, path)
+    if typed_tree.is_enum(annotation):
+        return typed_tree.enum_member(annotation, text, path)
     if annotation is bool:
         if text.lower() not in ("true", "false"):
             raise types.BadInput(path, text, "true or false")
@@ -411,18 +413,18 @@ def _parse(text: str, annotation: Any, path: str, choices: dict[str, str], old: 
     raise types.BadInput(path, text, "a name below this one; it is not a leaf")
 
 
-# --- types -----------------------------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _check_types(tree: Any) -> None:
-    for path, node in _nodes(tree, ""):
-        for name, annotation, value in _fields(node):
-            _conform(value, annotation, f"{path}.{name}" if path else name)
+    for path, node in typed_tree.nodes(tree, ""):
+        for name, annotation, value in typed_tree.fields(node):
+            typed_tree.conform(value, annotation, f"{path}.{name}" if path else name)
 
 
 def _check_nodes(tree: Any) -> None:
     """Every node's own `validate()` below the root, then every node's `check(tree)`."""
-    nodes = list(_nodes(tree, ""))
+    nodes = list(typed_tree.nodes(tree, ""))
     for method, arguments in (("validate", ()), ("check", (tree,))):
         # What lies inside comes first: a node's own check may compute with it.
         for path, node in reversed(nodes[1:]):
@@ -432,105 +434,3 @@ def _check_nodes(tree: Any) -> None:
                 except types.BadInput as complaint:
                     # `check` names options from the root; `validate` names them from its own node.
                     raise (complaint if method == "check" else complaint.under(path)) from None
-
-
-def _conform(value: Any, annotation: Any, path: str) -> None:
-    """Raises BadInput unless `value` has the annotated type. An int passes as a float; a bool passes as neither."""
-    if isinstance(value, float) and not math.isfinite(value):
-        # NaN would pass every check of a range, and JSON has no such numbers.
-        raise types.BadInput(path, value, "a finite number")
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Any:
-        if not (_is_node(value) or value is None or isinstance(value, (bool, int, float, str, enum.Enum, tuple))):
-            raise types.BadInput(path, type(value).__name__, "a frozen dataclass, a Flax module, a scalar or a tuple")
-        return
-    if _is_protocol(annotation):
-        methods = [n for n, m in vars(annotation).items() if inspect.isfunction(m) and (n == "__call__" or n[0] != "_")]
-        if not (_is_node(value) and all(hasattr(value, method) for method in methods)):
-            needed = f"a {annotation.__name__}: a frozen dataclass or Flax module with {', '.join(methods)}"
-            raise types.BadInput(path, type(value).__name__ if _is_node(value) else value, needed)
-        return
-    if origin in (typing.Union, builtin_types.UnionType):
-        for argument in arguments:
-            try:
-                return _conform(value, argument, path)
-            except types.BadInput:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return
-    elif origin is tuple:
-        if isinstance(value, tuple):
-            kinds = _kinds(annotation, len(value))
-            if len(kinds) == len(value):
-                for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
-                    _conform(item, kind, f"{path}[{i}]")
-                return
-    elif annotation is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return
-    elif annotation is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return
-    elif annotation is type(None):
-        if value is None:
-            return
-    elif isinstance(annotation, type) and isinstance(value, annotation):
-        return
-    shown = getattr(annotation, "__name__", str(annotation)) if origin is None else str(annotation)
-    raise types.BadInput(path, value, f"a value of type {shown}")
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other annotation alone."""
-    is_union = typing.get_origin(annotation) in (typing.Union, builtin_types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
-
-
-def _kinds(annotation: Any, count: int) -> tuple[Any, ...]:
-    """Annotations of the items of a tuple that has `count` of them."""
-    arguments = typing.get_args(annotation)
-    return arguments[:1] * count if len(arguments) == 2 and arguments[1] is Ellipsis else arguments
-
-
-def _member(annotation: type[enum.Enum], value: Any, path: str) -> enum.Enum:
-    try:
-        return annotation(value)
-    except ValueError:
-        raise types.BadInput(path, value, f"one of {', '.join(str(item.value) for item in annotation)}") from None
-
-
-def _is_protocol(annotation: Any) -> bool:
-    return getattr(annotation, "_is_protocol", False)
-
-
-def _is_enum(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, enum.Enum)
-
-
-def _is_node(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _config_fields(cls: type) -> list[dataclasses.Field]:
-    # Flax modules carry two fields of their own.
-    return [field for field in dataclasses.fields(cls) if field.init and field.name not in ("parent", "name")]
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _fields(node: Any) -> list[tuple[str, Any, Any]]:
-    hints = _hints(type(node))
-    return [(field.name, hints.get(field.name, Any), getattr(node, field.name)) for field in _config_fields(type(node))]
-
-
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if _is_node(node):
-        yield path, node
-        for name, _, value in _fields(node):
-            yield from _nodes(value, f"{path}.{name}" if path else name)
-    elif isinstance(node, tuple):
-        for i, item in enumerate(node):
-            yield from _nodes(item, f"{path}[{i}]")

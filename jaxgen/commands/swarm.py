@@ -14,15 +14,18 @@ import argparse
 
 from jaxgen.commands import options
 
-ACTIONS = ("train", "allocate")
+ACTIONS = {"train": "train one model at all sites", "allocate": "share a budget"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=f"one of {', '.join(ACTIONS)}")
-    options.add_experiment(parser, "config")
-    parser.add_argument("--run", metavar="DIR", help="run folder, local or a URL (default: runs/<name of the configuration>)")
-    options.add_join(parser)
-    options.add_json(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, meaning in ACTIONS.items():
+        action = actions.add_parser(name, help=meaning, description=meaning)
+        options.add_experiment(action, "config")
+        action.add_argument("--run", metavar="DIR", help="run folder, local or a URL (default: runs/<name of the configuration>)")
+        if name == "train":
+            options.add_join(action)
+        options.add_json(action)
 
 
 def run(arguments: argparse.Namespace) -> int:
