@@ -100,7 +100,7 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     for player in players:
         boxed[player.name] = jax.eval_shape(lambda p=player: p.module.init(jax.random.key(0), *p.inputs())["params"])
         mup.require_boxes(boxed[player.name], player.name)
-    frozen_boxed = {network.name: jax.eval_shape(network.load, jax.random.key(0)) for network in networks}
+    frozen_boxed = {n.name: jax.eval_shape(lambda n=n: n.load(jax.random.key(0))) for n in networks}
 
     steps = experiment.training.steps
     groups = _groups(players)

@@ -106,7 +106,7 @@ def test_a_run_does_not_go_on_with_another_teacher(trained, tmp_path, capsys):
     [
         ("missing", "found '{teacher}'", "the folder of a run that trained the encoder"),
         ("unfinished", "found '{teacher}'", "a run with a whole checkpoint; train the encoder first"),
-        ("another width", "found 'step 2 with ema.0.999.model:", "(32,)"),
+        ("another width", "found 'step 2 with ema.0.999.model:", ", 32) float32"),
     ],
 )
 def test_a_teacher_that_cannot_be_read_is_refused_and_nothing_written(damage, found, needed, trained, tmp_path, capsys):
