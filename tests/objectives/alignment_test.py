@@ -100,6 +100,7 @@ def gradients():
     return run(views.params, views.frozen, batch)
 
 
+@pytest.mark.slow  # of the tap itself the families' tests say it
 def test_blocks_behind_the_tap_and_the_teacher_are_taught_nothing():
     params, frozen = gradients()
     norms = sum(np.abs(np.asarray(leaf)).reshape(3, -1).sum(axis=1) for leaf in jax.tree.leaves(params["model"]["blocks"]))
