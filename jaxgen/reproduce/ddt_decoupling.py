@@ -23,7 +23,7 @@ ENCODER_DEPTH = 4
 """Of six blocks, as eight of twelve in DDT-B/2."""
 
 
-def run(place: claim.Workplace, plan: convergence.Plan = convergence.Plan()) -> claim.Outcome:
+def run(place: claim.Workplace, plan: convergence.Plan = convergence.Plan(steps=600)) -> claim.Outcome:
     """See the module.
 
     Raises:

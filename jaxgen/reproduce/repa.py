@@ -20,7 +20,7 @@ AGAINST_NONE = claim.Bar(
 AGAINST_RANDOM = claim.Bar("steps to the same loss, random teacher ÷ self-supervised teacher", "not measured there", low=1.1)
 
 
-def run(place: claim.Workplace, plan: convergence.Plan = convergence.Plan(steps=1600)) -> claim.Outcome:
+def run(place: claim.Workplace, plan: convergence.Plan = convergence.Plan(steps=1200)) -> claim.Outcome:
     """See the module.
 
     Raises:
