@@ -242,8 +242,8 @@ class _Program:
             number=jnp.arange(swarm.sites, dtype=jnp.int32),
             params=every(start.params),
             personal=every(start.params),
-            # A site's first position counts as its best, even where skewed data make it worse on the bank than the start: pulls
-            # back to the start would undo what it learns.
+            # A site's first position counts as its best, though skewed data may make it worse on the bank than the start was:
+            # pulls back to the start would undo what the site learns.
             personal_score=jnp.full(swarm.sites, jnp.inf, jnp.float32),
             move=every(swarm.move.memory(start.params)),
             optimizer=every(start.optimizer),

@@ -138,21 +138,23 @@ def test_best_scores_never_rise(swarm):
 @functools.cache
 def noisy():
     """A swarm whose objective draws noise, with a rate at which sites also get worse, and an optimizer that remembers."""
-    return Running(small(objective=NoisyClassification(), optimizer=AdamW(learning_rate=0.1), rounds=20))
+    return Running(small(objective=NoisyClassification(), optimizer=AdamW(learning_rate=0.03), rounds=20))
 
 
 def test_a_best_position_keeps_its_score_for_good():
     # Fails where the bank is drawn anew, where a personal best follows its site, or where a score belongs to another position.
     run = noisy()
-    worse = 0
+    worse, improved = 0, []
     for _ in range(6):
         run.run(1)
         sites = jax.device_get(run.state.sites)
+        improved.append((float(run.state.score), *map(float, sites.personal_score)))
         assert float(run.score(run.state.params)) == pytest.approx(float(run.state.score), rel=1e-5)
         for site in range(4):
             assert float(run.score(leaf(sites.personal, site))) == pytest.approx(float(sites.personal_score[site]), rel=1e-5)
             worse += float(run.score(leaf(sites.params, site))) > 1.01 * float(sites.personal_score[site])
     assert worse, "at some time a site was worse than its best"
+    assert all(np.array(improved[-1]) < improved[0]), "bests are of later rounds"
 
 
 def test_a_bank_has_every_shared_example_as_often_as_asked_and_counts_nothing_else():
@@ -168,7 +170,7 @@ def test_a_bank_has_every_shared_example_as_often_as_asked_and_counts_nothing_el
 
 
 def test_the_optimizer_forgets_at_a_move_and_its_schedule_goes_on():
-    run = noisy().run(1)
+    run = noisy().run(2)
     state = leaf(mdsl._Program(run.experiment, run.step.site)._states(run.state), 0)
     restarted = run.step.site.restart(state)
 
@@ -239,9 +241,8 @@ def test_a_site_whose_step_is_not_finite_stands_still_and_the_others_go_on():
 
     run.run(1, broken)
     same(leaf(run.state.sites.params, 3), leaf(start, 3))
-    assert (
-        float(jnp.abs(leaf(run.state.sites.params, 0)["model"]["in"]["kernel"] - leaf(start, 0)["model"]["in"]["kernel"]).max()) > 0
-    )
+    moved = run.state.sites.params["model"]["in"]["kernel"] - start["model"]["in"]["kernel"]
+    assert (np.abs(moved).max(axis=(1, 2)) > 0).tolist() == [True, True, True, False]
     assert run.rows[0]["finite"] and np.isfinite(run.rows[0]["loss"])
 
 
