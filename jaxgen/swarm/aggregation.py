@@ -244,7 +244,7 @@ class ARC(_PreAggregation):
     def transform(self, stack: Stack) -> Stack:
         if not self.f:
             return stack
-        return stack.mixed(jnp.diag(clip_factors(stack.norms, self.clipped(stack.n))))
+        return stack.scaled(clip_factors(stack.norms, self.clipped(stack.n)))
 
 
 Named = Literal["mean", "cwtm", "median", "meamed", "gm", "krum", "multikrum", "cc", "nnm", "arc"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,26 +121,28 @@ class Stack:
         self._inner = [_names(spec[1:]) for spec in specs]
         self.n = self._leaves[0].shape[0] * self._ways
         self.mixing: jax.Array | None = None
-        self._found: tuple[jax.Array, jax.Array, jax.Array] | None = None
+        self._factors: jax.Array | None = None
         self._reset: jax.Array | None = None
+        # Of unmixed rows, and measured once for all stacks that are mixed from this one.
+        self._measured: dict[str, Any] = {}
 
     # --- what rules read ------------------------------------------------------------------------------------------------
 
     @property
     def finite(self) -> jax.Array:
         """[n] bool: false for a site with an entry that is not finite, or so large that its norm is not."""
-        return self._geometry()[0] if self._reset is None else self._reset
+        return self._lengths()[0] if self._reset is None else self._reset
 
     @property
     def norms(self) -> jax.Array:
         """[n] norms of whole rows; infinite where not `finite`."""
-        squares = _quadratic(self._points(), self._geometry()[1])
+        squares = self._lengths()[1] if self.mixing is None else _quadratic(self._points(), self._gram())
         return jnp.where(self.finite, jnp.sqrt(squares), jnp.inf)
 
     @property
     def squared_distances(self) -> jax.Array:
         """[n, n] between rows; infinitely far from everything, itself included, is a row that is not `finite`."""
-        _, gram, reference = self._geometry()
+        gram, reference = self._gram(), self._lengths()[2]
         points = self._points()
         # Differences of coefficients come first, so that what all rows have in common cancels exactly.
         relative = points - points[reference]
@@ -152,7 +155,7 @@ class Stack:
     def squared_distances_from(self, weights: jax.Array) -> jax.Array:
         """[n] from Σ_i weights[i] · row i; infinite for a row that is not `finite`."""
         points = self._points()
-        squares = _quadratic(points - _product(weights[None], points), self._geometry()[1])
+        squares = _quadratic(points - _product(weights[None], points), self._gram())
         return jnp.where(self.finite, squares, jnp.inf)
 
     # --- what rules do --------------------------------------------------------------------------------------------------
@@ -164,9 +167,16 @@ class Stack:
           finite: all rows of the result are to count as finite.
         """
         made = Stack(jax.tree.unflatten(self._tree, self._leaves), self._layout)
-        made._found = self._geometry()
-        made.mixing = matrix if self.mixing is None else _product(matrix, self.mixing)
         made._reset = jnp.ones(self.n, bool) if finite else self.finite
+        made._measured = self._measured
+        made.mixing = matrix if self.mixing is None else _product(matrix, self.mixing)
+        return made
+
+    def scaled(self, factors: jax.Array) -> Stack:
+        """The stack whose row i is factors[i] · row i, as `mixed` by a diagonal matrix."""
+        made = self.mixed(jnp.diag(factors))
+        # A row alone is cheaper to scale than all to mix.
+        made._factors = factors if self.mixing is None else None
         return made
 
     def combined(self, weights: jax.Array, keep_not_finite: bool = False) -> types.PyTree:
@@ -176,10 +186,8 @@ class Stack:
           keep_not_finite: a row that is not finite makes the result so; otherwise it counts as zero.
         """
         weights = weights if self.mixing is None else _product(weights[None], self.mixing)[0]
-        finite = None if keep_not_finite else self._geometry()[0]
-        if self._layout:
-            weights = _own(weights, self._layout.axis, self._ways)
-            finite = None if finite is None else _own(finite, self._layout.axis, self._ways)
+        finite = None if keep_not_finite else self._own(self._lengths()[0])
+        weights = self._own(weights)
 
         def one(leaf: jax.Array) -> jax.Array:
             total = 0
@@ -215,6 +223,14 @@ class Stack:
         """The rows as a pytree with a leading axis of sites."""
         if self.mixing is None:
             return jax.tree.unflatten(self._tree, self._leaves)
+        if self._factors is not None:
+            finite, factors = self._own(self._lengths()[0]), self._own(self._factors)
+
+            def scaled(leaf: jax.Array) -> jax.Array:
+                shape = (-1, *(1,) * (leaf.ndim - 1))
+                return jnp.where(finite.reshape(shape), _wide(leaf) * factors.reshape(shape), 0).astype(leaf.dtype)
+
+            return jax.tree.unflatten(self._tree, [scaled(leaf) for leaf in self._leaves])
 
         def one(leaf: jax.Array) -> jax.Array:
             def chunk(rows: jax.Array) -> jax.Array:
@@ -231,17 +247,17 @@ class Stack:
     # --- inner products -------------------------------------------------------------------------------------------------
 
     def _points(self) -> jax.Array:
-        """[n, n + 1] rows in the base that `_geometry` measured: differences to the reference, and the reference."""
+        """[n, n + 1] rows in the base of `_gram`: differences of unmixed rows to the reference, and the reference."""
         mixing = jnp.eye(self.n) if self.mixing is None else self.mixing
         return jnp.concatenate([mixing, mixing.sum(1, keepdims=True)], axis=1)
 
-    def _geometry(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(finite [n], inner products [n + 1, n + 1] of the base, number of the row that is the reference), of unmixed rows.
+    def _lengths(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(finite [n], squared norms [n], number of the row that is the reference), of unmixed rows.
 
         The reference is the shortest finite row. Distances between rows that nearly agree survive so, though the rows are long;
         and a hostile row, which may be the shortest, cannot make the base worse than the origin is.
         """
-        if self._found is None:
+        if "lengths" not in self._measured:
             squares = jnp.zeros(self.n, jnp.float32)
             for leaf, inner in zip(self._leaves, self._inner, strict=True):
                 flat = _wide(leaf).reshape(leaf.shape[0], -1)
@@ -252,30 +268,39 @@ class Stack:
                 squares += own
             # Room for the squares of differences and their sums.
             finite = squares < float(jnp.finfo(squares.dtype).max) / 64
-            reference = jnp.argmin(jnp.where(finite, squares, jnp.inf))
-            self._found = finite, jnp.zeros(()), reference
-            self._found = finite, self._gram(reference), reference
-        return self._found
+            self._measured["lengths"] = finite, squares, jnp.argmin(jnp.where(finite, squares, jnp.inf))
+        return self._measured["lengths"]
 
-    def _gram(self, reference: jax.Array) -> jax.Array:
-        total = jnp.zeros((self.n + 1, self.n + 1))
-        for leaf, inner in zip(self._leaves, self._inner, strict=True):
+    def _gram(self) -> jax.Array:
+        """[n + 1, n + 1] inner products of the base: unmixed rows less the reference, and the reference."""
+        if "gram" not in self._measured:
+            reference = self._lengths()[2]
+            total = jnp.zeros((self.n + 1, self.n + 1))
+            for leaf, inner in zip(self._leaves, self._inner, strict=True):
 
-            def part(rows: jax.Array) -> jax.Array:
-                rows = self._sanitised(self._exchanged(rows))
-                base = rows[reference]
-                rows = jnp.concatenate([rows - base, base[None]])
-                return jax.lax.dot_general(rows, rows, (((1,), (1,)), ((), ())), precision=_EXACT)
+                def part(rows: jax.Array) -> jax.Array:
+                    rows = self._sanitised(self._exchanged(rows))
+                    base = rows[reference]
+                    rows = jnp.concatenate([rows - base, base[None]])
+                    return jax.lax.dot_general(rows, rows, (((1,), (1,)), ((), ())), precision=_EXACT)
 
-            found = _sum_of_chunks(part, (flat := leaf.reshape(leaf.shape[0], -1)), self._chunk(flat))
-            total += jax.lax.psum(found, (self._layout.axis, *inner)) if self._layout else found
-        return total
+                found = _sum_of_chunks(part, (flat := leaf.reshape(leaf.shape[0], -1)), self._chunk(flat))
+                total += jax.lax.psum(found, (self._layout.axis, *inner)) if self._layout else found
+            self._measured["gram"] = total
+        return self._measured["gram"]
 
     # --- chunks ---------------------------------------------------------------------------------------------------------
 
     def _chunk(self, flat: jax.Array) -> int:
         size = max(_CHUNK, -(-flat.shape[1] // _EXCHANGES)) if self._layout else _CHUNK
         return min(size, flat.shape[1])
+
+    def _own(self, values: jax.Array) -> jax.Array:
+        """The entries of [n] that belong to this device's sites."""
+        if not self._layout:
+            return values
+        count = self.n // self._ways
+        return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(self._layout.axis) * count, count)
 
     def _exchanged(self, rows: jax.Array) -> jax.Array:
         """From this device's rows of a chunk to all rows of its share of the chunk, at least float32."""
@@ -285,9 +310,11 @@ class Stack:
         return _wide(rows)
 
     def _sanitised(self, rows: jax.Array) -> jax.Array:
-        return jnp.where(self._geometry()[0][:, None], rows, 0)
+        return jnp.where(self._lengths()[0][:, None], rows, 0)
 
     def _rows(self, rows: jax.Array) -> jax.Array:
+        if self._factors is not None:
+            return self._sanitised(rows) * self._factors.astype(rows.dtype)[:, None]
         return _product(self.mixing.astype(rows.dtype), self._sanitised(rows))
 
 
@@ -326,12 +353,6 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _wide(values: jax.Array) -> jax.Array:
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-
-
-def _own(values: jax.Array, axis: str, ways: int) -> jax.Array:
-    """The entries of [n] that belong to this device's sites."""
-    count = values.shape[0] // ways
-    return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis) * count, count)
 
 
 def _names(entries: Sequence) -> tuple[str, ...]:
