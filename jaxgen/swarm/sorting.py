@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 
 
+# Networks of more arrays take minutes to compile on CPUs.
+_MOST = 40
+
+
 @functools.cache
 def network(n: int) -> tuple[tuple[int, int], ...]:
     """Comparators (low, high) in the order in which they act; Batcher's odd-even merge sort for any n.
@@ -32,8 +36,11 @@ def network(n: int) -> tuple[tuple[int, int], ...]:
 def sort(rows: Sequence[jax.Array]) -> list[jax.Array]:
     """The arrays, of one shape, sorted element by element, the smallest first. NaN must have been replaced.
 
-    Everything is elementwise, so that it is fused into one pass, and what no one reads of the result is not computed.
+    Everything is elementwise, so that it is fused into one pass, and what no one reads of the result is not computed. More arrays
+    than `_MOST` are sorted by the library.
     """
+    if len(rows) > _MOST:
+        return list(jnp.sort(jnp.stack(rows), axis=0))
     rows = list(rows)
     for low, high in network(len(rows)):
         rows[low], rows[high] = jnp.minimum(rows[low], rows[high]), jnp.maximum(rows[low], rows[high])

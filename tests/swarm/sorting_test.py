@@ -24,6 +24,11 @@ def test_it_has_fewer_comparators_than_pairs():
     assert len(sorting.network(20)) < 20 * 19 / 2 * 0.6
 
 
+def test_many_arrays_are_sorted_by_the_library():
+    values = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
+    np.testing.assert_array_equal(np.stack(sorting.sort(list(values))), np.sort(values, axis=0))
+
+
 def test_arrays_are_sorted_and_their_median_is_that_of_numpy():
     values = np.random.default_rng(0).normal(size=(7, 33)).astype(np.float32)
     values[2, 4] = np.inf
