@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-
 # Networks of more arrays take minutes to compile on CPUs.
 _MOST = 40
 
