@@ -135,7 +135,8 @@ def groups(values: Mapping[str, Mapping[str, Sequence[float]]], title: str, path
     axis.set_xticks(range(len(values)), list(values))
     axis.set_title(title)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=8)
+    # Beside the bars, which fill the whole height.
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     _write(figure, path)
 
 
