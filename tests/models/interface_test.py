@@ -6,7 +6,7 @@ from jaxgen import mup, types
 from jaxgen.models import interface
 from jaxgen.models.ddt import DDT, ImprovedDiT
 from jaxgen.models.dit import DiT
-from jaxgen.models.mmdit import MMDiT
+from jaxgen.models.mmdit import AbsentText, MMDiT, PositionTable
 from jaxgen.models.pixart import PixArt
 from jaxgen.models.uvit import UViT
 from jaxgen.nn.embeddings import Table
@@ -95,8 +95,15 @@ def test_a_model_that_cannot_be_is_refused_by_the_options_name(model, options, o
         (ImprovedDiT(width=12, head_dim=6), "head_dim"),
         (MMDiT(vocabulary=0), "vocabulary"),
         (MMDiT(text_features=32), "vocabulary"),
+        (MMDiT(position_table=PositionTable()), "position_table"),
+        (MMDiT(absent_text=AbsentText.ZEROS), "absent_text"),
+        (MMDiT(context_pre_only=True, single_depth=1), "context_pre_only"),
+        (MMDiT(context_pre_only=True, depth=1), "depth"),
+        (MMDiT(width=6, head_dim=6, vocabulary=0, text_features=3, position_table=PositionTable()), "width"),
+        (PositionTable(offset=np.inf), "offset"),
+        (PositionTable(spacing=0.0), "spacing"),
     ],
-    ids=["odd_sinusoid", "odd_rotation", "odd_rotation_of_the_improved", "no_text", "ids_and_features"],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_only_one_model_needs_is_checked_too(model, option):
     with pytest.raises(types.BadInput) as error:

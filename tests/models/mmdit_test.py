@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen import mup, types
 from jaxgen.models import interface
-from jaxgen.models.mmdit import MMDiT, MMDiTBlock, places
+from jaxgen.models.mmdit import PUBLISHED, MMDiT, MMDiTBlock, PositionTable, places
 from jaxgen.nn.modulation import Gates
 
 SCALE = mup.Scaling(base_width=8).at(8)
@@ -195,6 +195,70 @@ def test_single_stream_blocks_whose_gates_are_zero_change_nothing():
     without = SMALL.clone(single_depth=0).apply({"params": rest}, TOKENS, TIMES, STREAMS)[0]
     np.testing.assert_allclose(predicted(STREAMS, rest | {"single_blocks": still}), without, rtol=2e-5, atol=2e-5)
     assert float(jnp.abs(predicted(STREAMS) - without).max()) > 1e-2
+
+
+# In the form of Stable Diffusion 3, on a row of one example and one of two.
+
+FORM = {"text_features": 6, "text_length": 4, "pooled_features": 3, "position_table": PositionTable(2.0, 0.5)}
+LAST = MMDiT(width=16, depth=2, head_dim=8, scaling=mup.Scaling(base_width=8), **PUBLISHED, **FORM)
+BOTH_TOKENS = types.Tokens(draw(2, 6, 4), draw(2, 6, 2), jnp.concatenate([jnp.ones_like(PACKED), PACKED]))
+FEATURES_OF_BOTH = draw(2, 4, 6)
+ALL_OF_BOTH = jnp.concatenate([jnp.ones_like(OWNERS), OWNERS])
+VECTORS = types.Condition(draw(2, 2, 3), jnp.asarray([[1, 0], [1, 2]], jnp.int32))
+
+
+@functools.cache
+def applied(model):
+    return jax.jit(lambda params, tokens, streams: model.apply({"params": params}, tokens, jnp.full((2, 6), 0.25), streams))
+
+
+@functools.cache
+def drawn(model):
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), BOTH_TOKENS, jnp.full((2, 6), 0.25), both_streams())["params"])
+    return jax.tree.map(lambda box: (box.kind == "gain") + 0.4 * draw(*box.value.shape), boxed, is_leaf=mup.is_parameter)
+
+
+def both_streams(values=None, segments=None):
+    values = FEATURES_OF_BOTH if values is None else values
+    return {"text": types.Condition(values, ALL_OF_BOTH if segments is None else segments), "pooled": VECTORS}
+
+
+def test_absent_text_is_read_as_zeros_where_a_row_is_one_example():
+    run = functools.partial(applied(LAST), drawn(LAST), BOTH_TOKENS)
+    absent = ALL_OF_BOTH.at[:, -1].set(0)
+    found = run(both_streams(FEATURES_OF_BOTH.at[:, -1].set(jnp.nan), absent))
+    zeros = run(both_streams(FEATURES_OF_BOTH.at[:, -1].set(0)))
+    np.testing.assert_array_equal(found[0], zeros[0])
+    # Of two examples nobody knows whose it is: the second one does not see it, and the first never did.
+    np.testing.assert_allclose(found[1, :4], zeros[1, :4], rtol=2e-5, atol=2e-5)
+    assert float(jnp.abs(found[1, 4:] - zeros[1, 4:]).max()) > 1e-2
+
+
+def test_without_a_text_the_conditioning_vector_is_that_of_zeros():
+    run = functools.partial(applied(LAST), drawn(LAST), BOTH_TOKENS)
+    nothing = {name: stream.replace(segments=0 * stream.segments) for name, stream in both_streams().items()}
+    zeros = {name: stream.replace(values=0 * stream.values) for name, stream in both_streams().items()}
+    np.testing.assert_allclose(run(nothing)[0], run(zeros)[0], rtol=2e-5, atol=2e-5)
+
+
+def test_a_last_block_that_only_reads_text_is_one_whose_writing_nobody_reads():
+    whole = LAST.clone(context_pre_only=False)
+    params = drawn(whole)
+    first, last = (jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in range(2))
+    last = {name: leaf for name, leaf in last.items() if name not in ("text_from_heads", "text_mlp")}
+    last["text_modulation"] = jax.tree.map(lambda leaf: leaf[..., :2, :], last["text_modulation"])
+    split = params | {"blocks": jax.tree.map(lambda leaf: leaf[None], first), "last_block": last}
+    assert jax.tree.map(jnp.shape, split) == jax.tree.map(jnp.shape, drawn(LAST))
+    found = applied(LAST)(split, BOTH_TOKENS, both_streams())
+    np.testing.assert_allclose(found, applied(whole)(params, BOTH_TOKENS, both_streams()), rtol=2e-5, atol=2e-5)
+
+
+def test_coordinates_of_a_table_are_shifted_then_spaced():
+    plain = LAST.clone(position_table=PositionTable())
+    there = BOTH_TOKENS.replace(positions=0.5 * (BOTH_TOKENS.positions + 2.0))
+    found = applied(LAST)(drawn(LAST), BOTH_TOKENS, both_streams())
+    np.testing.assert_allclose(found, applied(plain)(drawn(LAST), there, both_streams()), rtol=2e-5, atol=2e-5)
+    assert float(jnp.abs(found - applied(LAST)(drawn(LAST), there, both_streams())).max()) > 1e-2
 
 
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero():
