@@ -63,7 +63,7 @@ class CrossHeads(nn.Module):
 
 
 class FromHeads(nn.Module):
-    """Attention heads back to the model's width.
+    """Attention heads back to the model's width. What attention put out is kept as the intermediate "attended".
 
     Attributes:
       std: see `mup.param`; 0 starts the kernel at zero.
@@ -77,5 +77,6 @@ class FromHeads(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, N, K] to [B, L, D]."""
+        self.sow("intermediates", "attended", x)
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
         return Linear(heads, (("embed_out", self.width),), self.scale, std=self.std, name="out")(x)

@@ -30,11 +30,13 @@ class Slopes:
       scale: by activation, the slope of mean |h_t| that is largest in magnitude over the checked steps.
       change: the same of mean |h_t - h_1|.
       skipped: what was left out, by reason.
+      dead: activations that are exactly zero at every width and pass: a module that does nothing, whatever its slopes would be.
     """
 
     scale: dict[str, float]
     change: dict[str, float]
     skipped: dict[str, list[str]]
+    dead: tuple[str, ...]
 
     def worst(self) -> tuple[str, float]:
         """Name and value of the slope largest in magnitude, change or scale."""
@@ -139,16 +141,19 @@ def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: S
     """Slopes over widths from the sizes at each width; passes 2 and later count.
 
     Passes at which a size is exactly zero at every width are left out, as an output that starts at zero lets no gradient
-    through in the first step; a size that is zero at all passes, or at some widths only, is left out whole.
+    through in the first step; a change that is zero at all passes, and what is zero at some widths only, is left out whole.
     """
     found: dict[str, dict[str, float]] = {"scale": {}, "change": {}}
     skipped: dict[str, list[str]] = {}
+    silent = []
     for kind, by_width in (("scale", scale), ("change", change)):
         for name in by_width[0]:
             values = np.stack([sizes[name] for sizes in by_width])[:, 1:]  # [widths, passes]
             zero = values == 0
             dead = zero.all(axis=0)
-            if dead.all():
+            if dead.all() and kind == "scale":
+                silent.append(name)
+            elif dead.all():
                 skipped.setdefault("exactly zero throughout: nothing reaches it", []).append(f"{kind} of {name}")
             elif (zero & ~dead).any():
                 skipped.setdefault("exactly zero at some widths only", []).append(f"{kind} of {name}")
@@ -159,7 +164,7 @@ def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: S
                     skipped.setdefault(reason, []).append(f"{kind} of {name}")
                 slopes = np.polyfit(np.log2(widths), np.log2(values[:, ~dead]), 1)[0]
                 found[kind][name] = float(slopes[np.argmax(np.abs(slopes))])
-    return Slopes(found["scale"], found["change"], skipped)
+    return Slopes(found["scale"], found["change"], skipped, tuple(silent))
 
 
 def losses(
