@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_experiment(parser, "config")
     parser.add_argument("--widths", default="64,128,256,512,1024", metavar="N,N,…", help="widths (default %(default)s)")
     parser.add_argument("--seeds", type=options.positive, default=8, help="initializations to average over (default %(default)s)")
-    parser.add_argument("--steps", type=options.positive, default=4, help="forward passes (default %(default)s)")
+    # Behind an output and gates that start at zero a gradient reaches a layer a step after the one that it goes through.
+    parser.add_argument("--steps", type=options.positive, default=6, help="forward passes (default %(default)s)")
     # At ten times this rate one step moves what a narrow network computes by half of itself, and slopes tell of that too.
     parser.add_argument("--rate", type=float, default=0.001, help="learning rate (default %(default)s)")
     parser.add_argument("--batch", type=options.positive, default=8, help="examples in the batch (default %(default)s)")

@@ -20,7 +20,7 @@ CHECK = ["data.source=synthetic", "data.batch_size=8", "optimizer.learning_rate=
 CHECK += ["optimizer.warmup_steps=0", "optimizer.clip_norm=none", "evaluation=none"]
 
 
-def slopes(widths, seeds, *overrides, recipe=QUICKSTART):
+def slopes(widths, seeds, *overrides, recipe=QUICKSTART, passes=4):
     experiment, _ = experiments.load(recipe, [*CHECK, *overrides])
     mesh = meshes.build(experiment.mesh, jax.devices()[:1])
     data, layout = experiment.data, sharding.batch_sharding(mesh)
@@ -30,7 +30,7 @@ def slopes(widths, seeds, *overrides, recipe=QUICKSTART):
             _, batch = next(batches)
         for width in widths:
             wide = experiments.override(experiment, f"model.width={width}")
-            one, other = coordinate_check.sizes(wide, mesh, batch, range(seeds), 4)
+            one, other = coordinate_check.sizes(wide, mesh, batch, range(seeds), passes)
             scale.append(one)
             change.append(other)
     return coordinate_check.fit(widths, scale, change)
@@ -128,7 +128,8 @@ each_family = pytest.mark.parametrize("name", FAMILIES)
 
 def family(name, seeds, widths):
     recipe, own = FAMILIES[name]
-    return slopes(widths, seeds, *FAMILY, *own, recipe=str(CONFIGS / recipe))
+    # From output to gates of the decoder, to gates of the encoder, to what they let through: gradients take a step each.
+    return slopes(widths, seeds, *FAMILY, *own, recipe=str(CONFIGS / recipe), passes=6)
 
 
 @pytest.mark.slow
