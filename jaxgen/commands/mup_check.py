@@ -1,7 +1,7 @@
 """Check over widths that activations and their updates keep their scale under μP, beside the standard parametrization.
 
 Trains a few steps on one batch at each width, draws sizes against width, lists what was left out and why, and exits 1 when a
-slope under μP is outside the tolerance, or an activation exactly zero throughout. With --train it also trains each width for a
+slope under μP is outside the tolerance, or a module exactly zero throughout. With --train it also trains each width for a
 while on the data, at the configuration's own rate, and exits 1 when wider is worse.
 """
 

@@ -8,6 +8,7 @@ long before it shows in the size (arXiv 2505.15270).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class Slopes:
       scale: by activation, the slope of mean |h_t| that is largest in magnitude over the checked steps.
       change: the same of mean |h_t - h_1|.
       skipped: what was left out, by reason.
-      dead: activations that are exactly zero at every width and pass: a module that does nothing, whatever its slopes would be.
+      dead: modules all of whose outputs are exactly zero at every width and pass: they do nothing, whatever their slopes would be.
     """
 
     scale: dict[str, float]
@@ -145,15 +146,16 @@ def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: S
     """
     found: dict[str, dict[str, float]] = {"scale": {}, "change": {}}
     skipped: dict[str, list[str]] = {}
-    silent = []
+    heard: dict[str, bool] = {}
     for kind, by_width in (("scale", scale), ("change", change)):
         for name in by_width[0]:
             values = np.stack([sizes[name] for sizes in by_width])[:, 1:]  # [widths, passes]
             zero = values == 0
             dead = zero.all(axis=0)
-            if dead.all() and kind == "scale":
-                silent.append(name)
-            elif dead.all():
+            if kind == "scale":
+                module = re.sub(r"\.\d+\.\d+(?=\[|$)", "", name)  # without the number of one of several outputs
+                heard[module] = heard.get(module, False) or not dead.all()
+            if dead.all():
                 skipped.setdefault("exactly zero throughout: nothing reaches it", []).append(f"{kind} of {name}")
             elif (zero & ~dead).any():
                 skipped.setdefault("exactly zero at some widths only", []).append(f"{kind} of {name}")
@@ -164,7 +166,7 @@ def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: S
                     skipped.setdefault(reason, []).append(f"{kind} of {name}")
                 slopes = np.polyfit(np.log2(widths), np.log2(values[:, ~dead]), 1)[0]
                 found[kind][name] = float(slopes[np.argmax(np.abs(slopes))])
-    return Slopes(found["scale"], found["change"], skipped, tuple(silent))
+    return Slopes(found["scale"], found["change"], skipped, tuple(name for name, ever in heard.items() if not ever))
 
 
 def losses(

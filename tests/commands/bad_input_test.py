@@ -97,6 +97,7 @@ OPTIONS = [
     pytest.param(["mesh.data=1", "mesh.fsdp=64"], "mesh", "fsdp=64 = 64 devices", "at most the 8", id="too many devices"),
     pytest.param(["mesh.fsdp=3"], "mesh", "fsdp=3 on 8 devices", "divides 8", id="devices left over"),
     pytest.param(["model.width=40"], "model.width", "40", "a multiple of head_dim=16", id="heads"),
+    pytest.param(["model=jaxgen.models.ddt:DDT", "model.encoder_depth=9"], "model.encoder_depth", "9", "depth=4", id="split"),
     pytest.param(["model.text_features=-1"], "model.text_features", "-1", "0", id="negative features"),
     pytest.param(["data.resolution=9"], "data.resolution", "9", "a multiple of 2", id="patches"),
     pytest.param(["sampler.steps=0"], "sampler.steps", "0", "at least 1", id="no sampling steps"),

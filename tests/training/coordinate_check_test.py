@@ -115,7 +115,8 @@ def test_the_whole_check_with_a_missing_rule(fault, monkeypatch):
 # ten times that, the second step already leaves what a line can fit: U-ViT's slopes of 0.05 become 0.10.
 FAMILY = ("model.scaling.base_width=64", "model.depth=2", "optimizer.learning_rate=0.001", "precision.compute=float32")
 RECIPES = {
-    "mmdit": ("quickstart.py", ()),
+    # Otherwise nothing reaches the text's gate in the last block.
+    "mmdit": ("quickstart.py", ("model.context_pre_only=true",)),
     "dit": ("quickstart.py:labels", ()),
     "ddt": ("ddt_xl2_imagenet256.py:tiny", ("model.depth=3", "model.encoder_depth=2")),
     "pixart": ("pixart_xl2_512.py:tiny", ("data.source.text_features=24",)),
@@ -206,6 +207,10 @@ def test_what_is_zero_is_left_out_and_named():
     found = coordinate_check.fit(widths, dead, dead)
     assert "h" not in found.scale and found.dead == ("h",)
     assert coordinate_check.fit(widths, late, late).dead == ()
+    # One of several outputs of a module may be zero: of a block whose text nobody reads, the gate of text.
+    both = [{"blocks.h.0.0[1]": np.ones(4), "blocks.h.0.1[1]": np.zeros(4), "blocks.h.0.1[0]": np.zeros(4)} for _ in widths]
+    found = coordinate_check.fit(widths, both, both)
+    assert found.dead == ("blocks.h[0]",) and "scale of blocks.h.0.1[1]" in sum(found.skipped.values(), [])
     some = [{"h": np.ones(4)}, {"h": np.array([1.0, 1.0, 0.0, 1.0])}]
     found = coordinate_check.fit(widths, sizes(0, widths), some)
     assert "h" not in found.change and "exactly zero at some widths only" in found.skipped
