@@ -1,11 +1,10 @@
 """From what every parameter of every family is drawn, by name: under μP, and as its authors publish it by one switch."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import pathlib
+import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +20,10 @@ from jaxgen.models.uvit import UViT
 from jaxgen.nn.modulation import Gates
 from jaxgen.training.step import dotted
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from creation import created  # noqa: E402
+
 BASE, WIDTH = 32, 128
-MUP_PARAM, FLAX_PARAM = mup.param, nn.Module.param
 FEATURES, POOLED, CLASSES = 48, 40, 60
 SIZES = {"patch": 4, "channels": 4}
 TEXT = {"text_features": FEATURES, "text_length": 50}
@@ -45,48 +46,14 @@ def inputs(model):
     return tokens, jnp.zeros(1), {stream: condition(values[stream]) for stream in model.streams}
 
 
-@dataclasses.dataclass
-class Created:
-    """A parameter as a module asks for it: one layer of those that are stacked."""
-
-    kind: str
-    fan_in: int
-    init: Callable[[jax.Array], mup.Parameter]
-
-    @property
-    def value(self):
-        draws = np.random.default_rng(0)
-        with pytest.MonkeyPatch.context() as patch:
-            # A compiled draw of every shape takes tens of seconds; only statistics are asked of them.
-            patch.setattr(jax.random, "normal", lambda key, shape, dtype: draws.normal(size=shape))
-            patch.setattr(jax.random, "uniform", lambda key, shape, dtype, low, high: draws.uniform(low, high, shape))
-            return np.asarray(self.init(None).value, np.float64)
-
-
 @functools.cache
-def created(name, parametrization, gates=Gates.RANDOM):
-    """All parameters by name. Nothing is computed until one is looked at: to compile a whole start takes seconds."""
+def made(name, parametrization, gates=Gates.RANDOM):
+    """Parameters by name, and their boxes by name."""
     model = FAMILIES[name].clone(width=WIDTH, scaling=mup.Scaling(BASE, mup.Parametrization(parametrization)))
     model = model.clone(gates=gates) if hasattr(model, "gates") else model
     model.validate()
-    found, asked = {}, {}
-    path = lambda module, leaf: ".".join((*module.path, leaf))
-
-    def param(module, leaf, *, inputs=(), **options):
-        asked[path(module, leaf)] = options["kind"], math.prod(axis[1] for axis in inputs)
-        return MUP_PARAM(module, leaf, inputs=inputs, **options)
-
-    def flax_param(module, leaf, init, *arguments, **options):
-        found[path(module, leaf)] = Created(*asked[path(module, leaf)], init)
-        return FLAX_PARAM(module, leaf, init, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mup, "param", param)
-        patch.setattr(nn.Module, "param", flax_param)
-        boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs(model))["params"])
-    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)
-    assert found.keys() == {dotted(path) for path, _ in leaves}
-    return found, {dotted(path): box for path, box in leaves}
+    found, boxed = created(model, inputs(model))
+    return found, {dotted(path): box for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=mup.is_parameter)}
 
 
 def is_drawn(value, std, uniform):
@@ -106,8 +73,8 @@ AT_ZERO = {"uvit": ("velocity.",), "pixart": ("velocity.", "blocks.from_cross_he
 
 @each_family
 def test_under_mup_every_map_starts_at_one_over_the_root_of_its_fan_in_and_the_output_at_zero(name):
-    for leaf, parameter in created(name, "mup")[0].items():
-        value = parameter.value
+    for leaf, parameter in made(name, "mup")[0].items():
+        value = parameter.value()
         if parameter.kind == "gain":
             assert (value == 1).all(), leaf
         elif parameter.kind == "bias" or leaf.startswith(AT_ZERO.get(name, ("velocity.out.",))):
@@ -196,18 +163,18 @@ STARTS = {
 
 @each_family
 def test_published_every_parameter_starts_as_in_the_authors_code(name):
-    found, _ = created(name, "published")
+    found, _ = made(name, "published")
     assert STARTS[name].keys() < found.keys()
     for leaf, parameter in found.items():
         if leaf in STARTS[name]:
-            assert is_drawn(parameter.value, *STARTS[name][leaf](WIDTH)), leaf
+            assert is_drawn(parameter.value(), *STARTS[name][leaf](WIDTH)), leaf
         else:
-            assert (parameter.value == (parameter.kind == "gain")).all(), leaf
+            assert (parameter.value() == (parameter.kind == "gain")).all(), leaf
 
 
 @each_family
 def test_published_is_standard_but_for_the_start(name):
-    for leaf, box in created(name, "published")[1].items():
+    for leaf, box in made(name, "published")[1].items():
         decay = 0 if box.kind in ("gain", "bias") else 1
         assert (box.learning_rate, box.weight_decay, box.epsilon) == (1, decay, 1), leaf
     scaling = mup.Scaling(BASE, mup.Parametrization.PUBLISHED, base_head_dim=8)
@@ -217,8 +184,8 @@ def test_published_is_standard_but_for_the_start(name):
 
 def test_gates_start_as_published_whichever_are_asked_for():
     for gates in Gates:
-        assert not created("dit", "published", gates)[0]["blocks.modulation.linear.kernel"].value.any()
-        assert created("ddt", "published", gates)[0]["decoder.blocks.modulation.linear.kernel"].value.any()
+        assert not made("dit", "published", gates)[0]["blocks.modulation.linear.kernel"].value().any()
+        assert made("ddt", "published", gates)[0]["decoder.blocks.modulation.linear.kernel"].value().any()
 
 
 def test_a_model_of_which_no_start_is_known_is_refused():
