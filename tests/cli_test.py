@@ -59,9 +59,12 @@ assert not heavy, heavy
         assert f"usage: jaxgen {name}" in done.stdout
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+HELPS = [(command,) for command in cli.COMMANDS if command != "swarm"] + [("swarm", "train"), ("swarm", "allocate")]
+
+
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
 def test_help_of_a_command_says_what_it_does_and_its_exit_codes(command, capsys):
-    assert stopped(command, "--help") == 0
+    assert stopped(*command, "--help") == 0
     shown = capsys.readouterr().out
     assert "42 stopped by a signal" in shown
     assert "--set NAME=VALUE" in shown

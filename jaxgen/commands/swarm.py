@@ -20,7 +20,7 @@ ACTIONS = {"train": "train one model at all sites", "allocate": "share a budget"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, meaning in ACTIONS.items():
-        action = actions.add_parser(name, help=meaning, description=meaning)
+        action = actions.add_parser(name, help=meaning, description=meaning, epilog=parser.epilog)
         options.add_experiment(action, "config")
         action.add_argument("--run", metavar="DIR", help="run folder, local or a URL (default: runs/<name of the configuration>)")
         if name == "train":

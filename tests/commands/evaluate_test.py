@@ -68,7 +68,7 @@ def test_every_figure_has_its_reference(evaluated):
     assert (evaluated / "evaluation" / "report.html").read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_same_on_any_number_of_devices(evaluated, tmp_path, devices, monkeypatch):
     folder = pathlib.Path(shutil.copytree(evaluated, tmp_path / "first"))
     shutil.rmtree(folder / "evaluation")
@@ -97,6 +97,7 @@ def test_killed_and_started_again(evaluated, tmp_path):
     assert not parts()
 
 
+@pytest.mark.slow
 def test_samples_are_kept_and_not_mistaken_for_others(evaluated, tmp_path, capsys):
     folder = pathlib.Path(shutil.copytree(evaluated, tmp_path / "first"))
     stored = lambda: sorted(path.name for path in (folder / "evaluation").glob("samples-*.npz"))
@@ -111,6 +112,7 @@ def test_samples_are_kept_and_not_mistaken_for_others(evaluated, tmp_path, capsy
     assert f"  {'frechet_distance':36}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(evaluated, tmp_path):
     first = pathlib.Path(shutil.copytree(evaluated, tmp_path / "first"))
     second = tmp_path / "second"
@@ -152,6 +154,7 @@ def test_each_run_is_drawn_from_captions_in_its_own_tokens_and_other_tokens_are_
     assert cli.main(["sample", str(first), "--count", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_published_statistics_take_the_place_of_test_pictures(evaluated, tmp_path):
     folder = pathlib.Path(shutil.copytree(evaluated, tmp_path / "first"))
     file = tmp_path / "statistics.npz"

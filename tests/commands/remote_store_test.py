@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "quickstart.py:tiny")
 
@@ -19,6 +21,7 @@ def start(shelf, *arguments):
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_train_kill_resume_sample(tmp_path):
     train = ["train", TINY, "--set", "training.steps=150", "--run", "shelf://run"]
     process = start(tmp_path, *train)

@@ -75,6 +75,7 @@ def test_the_run_is_sampled_like_any_other_from_the_best_position(whole, tmp_pat
     assert cli.main(["sample", str(folder), "--count", "2"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_same_bits(whole, tmp_path, caplog):
     # Ten steps are in the middle of a round.
     short = ["swarm", "train", TINY, "--run", str(tmp_path / "run")]

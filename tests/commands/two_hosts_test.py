@@ -114,6 +114,7 @@ def test_preempted_and_resumed_on_other_hosts_it_is_the_same_run(whole, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_all_draw_and_host_0_writes(tmp_path, monkeypatch):
     evaluated = [f"evaluation{text}" for text in ("=jaxgen.evaluation.evaluation:Evaluation", ".samples=20", ".resamples=2")]
     options = [word for text in ("training.steps=2", *evaluated) for word in ("--set", text)]

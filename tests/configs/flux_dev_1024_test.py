@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 
 from jaxgen import experiment as experiments
 from jaxgen.data import loader
@@ -22,6 +23,7 @@ def test_the_full_size_has_twelve_billion_parameters():
     assert abs(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e9 - 11.9) < 0.1
 
 
+@pytest.mark.slow
 def test_the_tiny_variant_trains_two_steps_divided_over_devices():
     experiment, _ = experiments.load(f"{RECIPE}:tiny", ("data.batch_size=8", "mesh.data=2", "mesh.fsdp=4"))
     mesh = meshes.build(experiment.mesh, jax.devices())

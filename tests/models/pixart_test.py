@@ -66,6 +66,7 @@ def test_a_block_reads_nothing_from_text_at_the_start(gates):
     np.testing.assert_array_equal(boxed["from_cross_heads"]["out"]["kernel"].value, 0)
 
 
+@pytest.mark.slow
 def test_all_blocks_share_one_map_of_the_time():
     """A change of it moves the modulation of every block by the same."""
     model = PixArt(width=16, depth=3, head_dim=8, text_features=4, text_length=5, gates=Gates.RANDOM, scaling=mup.Scaling(16))

@@ -48,6 +48,7 @@ def moved(changed, plain):
     return np.abs(changed - plain).max(axis=-1) > 1e-4
 
 
+@pytest.mark.slow
 def test_zero_gates_start_as_the_identity_and_random_ones_do_not():
     np.testing.assert_array_equal(run(gates=Gates.ZERO), X)
     assert moved(run(), X).all()

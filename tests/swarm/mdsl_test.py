@@ -63,6 +63,7 @@ def by_hand(run, rounds, restarted=False):
                 return sites
 
 
+@pytest.mark.slow
 def test_without_move_sites_are_trained_by_the_ordinary_step_alone_to_the_bit():
     run = running(Swarm(move=Particle(0.0, 0.0, 0.0))).run(3)
     same(run.state.sites.params, by_hand(run, 3).params)

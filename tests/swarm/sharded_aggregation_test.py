@@ -64,7 +64,7 @@ def compare(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("mesh", list(MESHES)[:2])
+@pytest.mark.parametrize("mesh", [list(MESHES)[1], pytest.param(list(MESHES)[0], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_the_result_is_that_of_one_device(rule, mesh, monkeypatch):
     # Several chunks a leaf, of a size that divides nothing.
@@ -89,6 +89,7 @@ def test_mixed_updates_stay_where_they_lie(mix):
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", list(MESHES)[:2])
 @pytest.mark.parametrize(
     "rule",

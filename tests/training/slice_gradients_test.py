@@ -73,6 +73,7 @@ def plain():
     return running, running.run(3)
 
 
+@pytest.mark.slow
 def test_the_mean_of_slices_is_the_mean_over_the_batch(plain):
     merged = Running("training.merge=robust", "training.merge.rules=mean")
     rows = merged.run(3)
@@ -93,6 +94,7 @@ def test_a_slice_that_is_not_finite_stops_a_plain_training_and_not_a_robust_one(
     assert bool(undefended.state.halted)
 
 
+@pytest.mark.slow
 def test_more_broken_slices_than_the_rule_stands_stop_the_training():
     def both(batch):
         return spoiled(np.nan)(batch | {"weight": spoiled_first(batch["weight"])})
