@@ -12,3 +12,8 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / f"jaxgen-tests-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TFDS_DATA_DIR", str(CACHE / "tfds"))
+
+
+def pytest_collection_modifyitems(items):
+    """The longest test first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "readme_test.py")

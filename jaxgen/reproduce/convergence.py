@@ -249,7 +249,7 @@ class _Trainer:
         """The run at rate 2^exponent, the bank asked evenly so many times, and before the first step."""
         tree = dataclasses.replace(self.experiment, training=dataclasses.replace(self.experiment.training, steps=count))
         how = f"{self._arm.start} {evaluations} {self._runs.plan.bank}"
-        name = f"{self._arm.name}: {rate_sweep.key(tree, 2.0**exponent, seed, how)}"
+        name = f"{self._arm.name}: {rate_sweep.key(tree, 2.0**exponent, seed)} {how}"
         found = self._runs.records.of(name, lambda: self._train(2.0**exponent, seed, count, evaluations))
         self._runs.done()
         return found

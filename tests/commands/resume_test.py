@@ -67,7 +67,8 @@ def metrics(folder):
     return [{name: value for name, value in row.items() if not name.startswith(("time/", "perf/"))} for row in rows]
 
 
-@pytest.mark.parametrize("arguments", [TINY, pytest.param(GAME, marks=pytest.mark.slow)], ids=["text-to-image", "two players"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [TINY, GAME], ids=["text-to-image", "two players"])
 def test_killed_at_three_random_moments(tmp_path, arguments):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     code, said = finish(start(whole, arguments, cache=False))

@@ -34,7 +34,7 @@ def parameters(module, tokens):
     return tree.unflatten([0.3 * jax.random.normal(key, leaf.value.shape) for key, leaf in zip(keys, leaves, strict=True)])
 
 
-@pytest.mark.parametrize("side, patch, split", [((8, 16), 4, 2), ((12, 6), 3, 3)])
+@pytest.mark.parametrize("side, patch, split", [pytest.param((8, 16), 4, 2, marks=pytest.mark.slow), ((12, 6), 3, 3)])
 def test_pictures_of_any_form_come_out_in_theirs_and_every_pixel_depends_on_its_own(side, patch, split):
     module = model(patch=patch, width=24, edge=ConvolutionalEdge(split, 1, 1, 0))
     x = draw(2, *side, 3)

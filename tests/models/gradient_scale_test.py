@@ -81,7 +81,8 @@ def sizes(name, width):
     return {leaf: math.sqrt(np.mean(values)) for leaf, values in squares.items()}, groups
 
 
-@pytest.mark.parametrize("name", ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "dit")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_fall_as_one_over_the_width(name):
     (narrow, groups), (wide, _) = (sizes(name, width) for width in WIDTHS)
     # Of the last block nobody asks the text's queries for anything.

@@ -85,6 +85,7 @@ def test_the_mean_of_slices_is_the_mean_over_the_batch(plain):
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_not_finite_stops_a_plain_training_and_not_a_robust_one():
     rows = Running(*ROBUST, spoil=spoiled(np.nan)).run(3)
     assert all(np.isfinite(row["loss"]) and np.isfinite(row["gradient_norm"]) for row in rows)

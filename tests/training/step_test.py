@@ -128,6 +128,7 @@ def test_a_later_player_sees_the_earlier_ones_new_parameters():
     np.testing.assert_allclose(float(jax.device_get(report.metrics["critic/loss"]).value()), float(jnp.mean(errors)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing():
     whole, parts = Running(load(TINY, *CALM)), Running(load(TINY, *CALM, "training.microbatches=4"))
     np.testing.assert_allclose(losses(parts.run(5)), losses(whole.run(5)), rtol=1e-5)
