@@ -96,18 +96,23 @@ def allocation(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(panels), figsize=(4.5 * len(panels), 7), sharex=True, squeeze=False)
+    figure, axes = pyplot.subplots(2, len(panels), figsize=(4.5 * len(panels) + 3.5, 7), sharex=True, squeeze=False)
+    # A rule has one colour in all panels, however many of its variants they show.
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    rules = list(dict.fromkeys(name.split()[0] for name in names))
+    shown = {}
     for column, (title, lines) in enumerate(panels.items()):
-        for number, (name, curves) in enumerate(lines.items()):
+        for name, curves in lines.items():
+            color = f"C{rules.index(name.split()[0]) % 10}"
+            style = "--" if "without" in name else ":" if "everywhere" in name else "-"
             for axis, curve in zip(axes[:, column], curves, strict=True):
-                style = "--" if "without" in name else "-"
-                axis.plot(np.arange(1, len(curve) + 1), curve, style, color=f"C{number % 10}", label=name, linewidth=1.2)
+                (shown[name],) = axis.plot(np.arange(1, len(curve) + 1), curve, style, color=color, linewidth=1.3)
         axes[0, column].set(title=title, ylabel="regret" if column == 0 else None)
         # Of the undefended the violation is so much larger that the others would be one line.
         axes[1, column].set(xlabel="rounds", ylabel="violation" if column == 0 else None, yscale="log")
         for axis in axes[:, column]:
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=7)
+    axes[0, -1].legend([shown[name] for name in names], names, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     _write(figure, path)
 
 
