@@ -34,7 +34,8 @@ def parameters(module, tokens):
     return tree.unflatten([0.3 * jax.random.normal(key, leaf.value.shape) for key, leaf in zip(keys, leaves, strict=True)])
 
 
-@pytest.mark.parametrize("side, patch, split", [pytest.param((8, 16), 4, 2, marks=pytest.mark.slow), ((12, 6), 3, 3)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side, patch, split", [((8, 16), 4, 2), ((12, 6), 3, 3)])
 def test_pictures_of_any_form_come_out_in_theirs_and_every_pixel_depends_on_its_own(side, patch, split):
     module = model(patch=patch, width=24, edge=ConvolutionalEdge(split, 1, 1, 0))
     x = draw(2, *side, 3)
@@ -145,6 +146,7 @@ def test_inner_blocks_convolve_tokens_on_both_sides_of_the_transformer():
     np.testing.assert_array_equal(moved(pair, (8, 32)), expected)
 
 
+@pytest.mark.slow
 def test_a_time_for_each_token_acts_as_one_time_for_the_picture_where_all_are_equal():
     module = model()
     tokens = interface.image_tokens(draw(2, 8, 16, 3), 4, jnp.float32)
