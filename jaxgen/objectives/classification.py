@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen import types
+from jaxgen.samplers.sampler import from_uint8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Classification:
 
     def prepare(self, views: types.Views, batch: types.Batch, key: jax.Array) -> types.Batch:
         """Pictures as float32 in [-1, 1]."""
-        return batch | {"image": batch["image"].astype(jnp.float32) / 127.5 - 1.0}
+        return batch | {"image": from_uint8(batch["image"])}
 
     def loss(
         self,

@@ -13,6 +13,7 @@ from jaxgen import types
 from jaxgen.models import interface
 from jaxgen.objectives.alignment import TEACHER, Alignment
 from jaxgen.parallel import keys
+from jaxgen.samplers.sampler import from_uint8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class Denoising(abc.ABC):
         """Encodes the pictures, asks the teacher about them, and draws t, noise and dropped conditions for the whole batch."""
         pixels = batch["image"]
         count = pixels.shape[0]
-        images = pixels.astype(jnp.float32) / 127.5 - 1.0
+        images = from_uint8(pixels)
         latents = views.modules["autoencoder"].encode(views.frozen.get("autoencoder"), images)
         rest = {name: value for name, value in batch.items() if name != "image"}
         if self._aligned:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxgen import types
 from jaxgen.nn.patches import patches
 from jaxgen.parallel import keys
+from jaxgen.samplers.sampler import from_uint8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class MaskedModelling:
 
     def prepare(self, views: types.Views, batch: types.Batch, key: jax.Array) -> types.Batch:
         """Draws which patches are hidden."""
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        images = from_uint8(batch["image"])
         count = (images.shape[1] // views.modules["model"].patch) ** 2
         order = jax.random.uniform(keys.stream(key, "hidden"), (images.shape[0], count))
         rank = jnp.argsort(jnp.argsort(order, axis=1), axis=1)

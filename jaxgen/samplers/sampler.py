@@ -168,3 +168,8 @@ def noise_for(key: jax.Array, indices: jax.Array, shape: Sequence[int]) -> jax.A
 def to_uint8(x: jax.Array) -> jax.Array:
     """Pictures in [-1, 1] as uint8 of the same shape: round(127.5 x + 127.5), clipped to [0, 255]."""
     return jnp.round(jnp.clip(127.5 * x + 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def from_uint8(pictures: jax.Array) -> jax.Array:
+    """The other way, without rounding: uint8 to float32 in [-1, 1]."""
+    return pictures.astype(jnp.float32) / 127.5 - 1.0

@@ -16,6 +16,9 @@ import pytest
 from jaxgen import run
 from jaxgen.training import checkpoint
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from saved_run import saved  # noqa: E402
+
 ROOT = pathlib.Path(__file__).parents[2]
 # At four times the base width, so that a factor of μP that is applied to what is restored, or not, shows.
 TINY = [str(ROOT / "configs" / "quickstart.py:tiny"), "--set", "model.scaling.base_width=8"]
@@ -46,20 +49,6 @@ def wait_for(folder, process, rows):
     while logged(folder) < rows:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
-
-
-def saved(folder):
-    """Every array file's content of the last checkpoint, read without knowing the experiment."""
-    checkpoints = checkpoint.Checkpoints(run.Run(folder))
-    last = checkpoints.newest_whole(pytest.fail)
-    items = [path.name for path in (pathlib.Path(folder) / "checkpoints" / str(last)).iterdir() if path.is_dir()]
-    layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    found = {}
-    for item in set(items) - {"about", "position"}:
-        shapes = checkpoints.shapes(last, item)
-        target = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout) for name, s in shapes.items()}
-        found[item] = checkpoints.restore(last, {item: target})[item]
-    return last, jax.device_get(found)
 
 
 def metrics(folder):

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import cli, run
-from jaxgen.training import checkpoint
+from jaxgen import cli
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from saved_run import saved  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "swarm_digits.py:tiny")
@@ -22,20 +24,6 @@ TINY = str(ROOT / "configs" / "swarm_digits.py:tiny")
 
 def sets(*overrides):
     return [part for text in overrides for part in ("--set", text)]
-
-
-def saved(folder):
-    """Every array of the last checkpoint, read without knowing the experiment."""
-    checkpoints = checkpoint.Checkpoints(run.Run(folder))
-    last = checkpoints.newest_whole(pytest.fail)
-    items = [path.name for path in (pathlib.Path(folder) / "checkpoints" / str(last)).iterdir() if path.is_dir()]
-    layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    found = {}
-    for item in set(items) - {"about", "position"}:
-        shapes = checkpoints.shapes(last, item)
-        target = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout) for name, s in shapes.items()}
-        found[item] = checkpoints.restore(last, {item: target})[item]
-    return last, jax.device_get(found)
 
 
 def logged(folder):
