@@ -11,7 +11,8 @@ published networks are trained with. `improved` is the same network without the 
 
 The paper's FID-50K of DDT-XL/2 after 80 epochs, with alignment: 6.62 without guidance, 1.52 with guidance 2.0 in the interval
 (0.3, 1) of its time, by 250 Euler steps of which the last is 0.04 long. The variant `sampled` has this sampler, and
-`preflight --sample` compiles its drawing.
+`preflight --sample` compiles its drawing. At 512 × 512 (`at_512`) the paper trains on from the network for 256 × 256 and reports
+1.90 after 100 000 steps and 1.28 after 500 000, with guidance 3.0 in the same interval.
 """
 
 import dataclasses
@@ -50,6 +51,16 @@ def improved() -> Experiment:
     config = get_config()
     shared = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(ImprovedDiT) if field.init}
     return dataclasses.replace(config, model=ImprovedDiT(**shared))
+
+
+def at_512() -> Experiment:
+    """Pictures of 512 × 512 (latents of 64 × 64), 500 000 steps of 256."""
+    config = get_config()
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=256, resolution=64),
+        training=dataclasses.replace(config.training, steps=500_000),
+    )
 
 
 def sampled() -> Experiment:

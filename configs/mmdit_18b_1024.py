@@ -1,12 +1,17 @@
 """An MMDiT of 18 billion parameters on pictures of 1024 × 1024, for a slice of 256 v5p chips. Never run on one.
 
 jaxgen preflight configs/mmdit_18b_1024.py --slice v5p:8x8x4         # does it fit, how fast will it be; 2 minutes on a core
+jaxgen mup-sweep configs/mmdit_18b_1024.py:proxy --widths 256,512 --rates 2^-13:2^-9  # where the rate is found
 jaxgen train configs/mmdit_18b_1024.py --run gs://BUCKET/mmdit       # on the slice
 bash launch/local.sh train configs/mmdit_18b_1024.py:tiny            # a few steps on this machine
 
 There is no reader of encoded pictures and text here yet: `data.source` is `synthetic`, which makes up pictures of 128 × 128 × 16 in
 the place of an autoencoder's latents and captions of up to 512 bytes, so a run of this learns nothing of pictures, and no samples
 are drawn.
+
+The rate is one for width 512 under μP (hidden layers here learn at an eighth of it), where `proxy` searches it: arXiv 2505.15270
+searched an MMDiT of 18 billion so, by 80 trials of one of 0.18 billion for 3 % of what experts' tuning had cost, and reports a
+GenEval of 0.8218 against the experts' 0.8154.
 
 Preflight: peak 54.0 of 95.74 GiB, 2.55 to 2.68 s a step [communication hidden, as compiled], MFU 68 to 65 %. Of the 2.68: products
 1.88, attention 0.36, memory-bound 0.32, exposed collectives 0.13. What limits it: gradients are summed with nothing beside them,
@@ -49,17 +54,24 @@ def get_config() -> Experiment:
             channels=16,
             text_length=512,
             remat="dots",
-            scaling=Scaling(base_width=4096),
+            scaling=Scaling(base_width=512, base_depth=30),
         ),
         autoencoder=Identity(),
         objective=FlowMatching(base_pixels=1024),
         data=Data(source=Synthetic(), batch_size=1024, resolution=128, channels=16, text_length=512),
         precision=Precision(compute="bfloat16"),
-        optimizer=AdamW(learning_rate=1e-4, warmup_steps=1000),
+        optimizer=AdamW(learning_rate=2**-10, warmup_steps=1000),
         training=Training(steps=250_000, log_every=50, checkpoint_every=1000, ema=(0.9999,), tpu_options=OVERLAPPED_COLLECTIVES),
         sampler=None,
         mesh=MeshShape(data=1, fsdp=-1),
     )
+
+
+def proxy() -> Experiment:
+    """The width at which hyper-parameters are searched, an eighth: 0.29 billion parameters; 30 000 steps a trial."""
+    config = get_config()
+    training = dataclasses.replace(config.training, steps=30_000)
+    return dataclasses.replace(config, model=config.model.clone(width=512), training=training)
 
 
 def tiny() -> Experiment:

@@ -14,6 +14,10 @@ Programs V, table 8; Scaling Diffusion Transformers Efficiently via μP, arXiv 2
 Under the standard parametrization every multiplier is 1 and an output starts at 1/√fan_in; at the base width both
 are the same network with the same updates. The published one is the standard one from the start that the authors of a
 model gave it (`nn.start`), its gates included.
+
+Width alone grows, unless a base depth is told. Then a network of another depth is refused, or its residual branches are
+multiplied by base depth / depth and the epsilons of the parameters within them too, rates staying as they are (CompleteP,
+arXiv 2505.01618, table 1 with α = 1).
 """
 
 from __future__ import annotations
@@ -42,6 +46,15 @@ class Parametrization(enum.StrEnum):
     PUBLISHED = "published"
 
 
+class DepthRule(enum.StrEnum):
+    """What a depth other than the base depth changes."""
+
+    NONE = "none"
+    """Nothing: it is refused."""
+    COMPLETE_P = "complete_p"
+    """Residual branches and epsilons within them shrink as one over the depth."""
+
+
 Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 """Key and shape to a float32 value."""
 
@@ -62,12 +75,16 @@ class Scaling:
       parametrization: μP, or standard for contrast, or standard from the published start.
       output_multiplier: tunable factor on the forward pass of output layers.
       base_head_dim: head dimension at base width where it grows with width; None where it is the same at all widths.
+      base_depth: number of blocks with which the hyper-parameters were found; None does not look at the depth.
+      depth_rule: what another number of blocks changes, under μP.
     """
 
     base_width: int = 64
     parametrization: Parametrization = Parametrization.MUP
     output_multiplier: float = 1.0
     base_head_dim: int | None = None
+    base_depth: int | None = None
+    depth_rule: DepthRule = DepthRule.NONE
 
     def validate(self) -> None:
         if self.base_width < 1:
@@ -77,9 +94,18 @@ class Scaling:
         head = self.base_head_dim
         if head is not None and (head < 1 or self.base_width % head):
             raise types.BadInput("base_head_dim", head, f"a divisor of base_width={self.base_width}, or none")
+        if self.base_depth is not None and self.base_depth < 1:
+            raise types.BadInput("base_depth", self.base_depth, "a positive number of blocks, or none")
+        if self.depth_rule != DepthRule.NONE and self.base_depth is None:
+            raise types.BadInput("base_depth", None, f"the number of blocks from which depth_rule={self.depth_rule} starts")
+        if self.depth_rule != DepthRule.NONE and self.parametrization != Parametrization.MUP:
+            raise types.BadInput("depth_rule", str(self.depth_rule), f"none, as the parametrization is {self.parametrization}")
 
-    def at(self, width: int, start: Start | None = None) -> Scale:
+    def at(self, width: int, start: Start | None = None, blocks: int | None = None) -> Scale:
         """The multipliers for a model of this width, which was published with this start.
+
+        Args:
+          blocks: number of residual blocks of the model, for what is inside of them; None for what is outside.
 
         Raises:
           BadInput: the published parametrization of a model that was published with none.
@@ -96,6 +122,7 @@ class Scaling:
             base_width=self.base_width,
             base_head_dim=self.base_head_dim,
             start=start if published else None,
+            residual=1.0 if blocks is None or self.depth_rule == DepthRule.NONE else self.base_depth / blocks,
         )
 
 
@@ -107,6 +134,7 @@ class Scale:
       ratio: width / base width.
       mup: False under the standard parametrization.
       start: under the published one, how the network was published to start.
+      residual: factor on residual branches, for what is inside of blocks.
     """
 
     ratio: float
@@ -115,6 +143,11 @@ class Scale:
     base_width: int
     base_head_dim: int | None
     start: Start | None = None
+    residual: float = 1.0
+
+    def branch(self, x: jax.Array) -> jax.Array:
+        """What a residual branch puts out, as it is added to what it read."""
+        return x if self.residual == 1 else self.residual * x
 
     def base_size(self, axis: AxisSize) -> float:
         """Size of this axis at base width."""
@@ -230,6 +263,7 @@ def describe(scale: Scale, name: str, inputs: Sequence[AxisSize], outputs: Seque
         if group == "hidden":
             learning_rate, weight_decay = 1 / into, into
         epsilon = {"input": 1 / out, "vector": 1 / out, "hidden": 1 / into, "output": 1 / into, "finite": 1.0}[group]
+        epsilon *= scale.residual
     if kind in ("gain", "bias"):
         weight_decay = 0.0
     return Parameter(

@@ -8,6 +8,7 @@ while on the data, at the configuration's own rate, and exits 1 when wider is wo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from typing import Any
 
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # At ten times this rate one step moves what a narrow network computes by half of itself, and slopes tell of that too.
     parser.add_argument("--rate", type=float, default=0.001, help="learning rate (default %(default)s)")
     parser.add_argument("--batch", type=options.positive, default=8, help="examples in the batch (default %(default)s)")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="largest slope allowed (default %(default)s)")
+    names, bars = ("SIZE", "CHANGE", "MEDIAN"), (0.1, 0.12, 0.05)
+    told = f"largest slope allowed of a size, of its change, and of the median of all changes (default {' '.join(map(str, bars))})"
+    parser.add_argument("--tolerance", type=float, nargs=3, metavar=names, default=bars, help=told)
     parser.add_argument("--train", type=int, default=0, metavar="N", help="also train N steps at each width (default: not)")
     parser.add_argument("--plot", metavar="FILE", help="where to draw (default mup-check-<name>.png)")
     options.add_json(parser)
@@ -106,20 +109,24 @@ def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: 
     from jaxgen.training import coordinate_check
 
     plot = arguments.plot or f"mup-check-{name}.png"
-    plots.coordinate_check(widths, found, arguments.tolerance, plot)
-    figures: dict[str, Any] = {"widths": widths, "tolerance": arguments.tolerance, "plot": plot}
+    tolerance = coordinate_check.Tolerance(*arguments.tolerance)
+    plots.coordinate_check(widths, found, dataclasses.asdict(tolerance), plot)
+    figures: dict[str, Any] = {"widths": widths, "tolerance": dataclasses.asdict(tolerance), "plot": plot}
     for parametrization, (_, _, slopes) in found.items():
         where, worst = slopes.worst()
-        print(f"{parametrization}: {len(slopes.scale)} scales and {len(slopes.change)} changes; steepest {worst:+.3f}, {where}")
-        figures[parametrization] = {"worst": worst, "where": where, "scale": slopes.scale, "change": slopes.change}
+        print(
+            f"{parametrization}: {len(slopes.scale)} scales and {len(slopes.change)} changes; steepest {worst:+.3f}, {where};"
+            f" median of changes {slopes.median:.3f}"
+        )
+        figures[parametrization] = {"worst": worst, "where": where, "median": slopes.median}
+        figures[parametrization] |= {"scale": slopes.scale, "change": slopes.change}
     slopes = found["mup"][2]
     for reason, items in slopes.skipped.items():
         shown = ", ".join(items[:4]) + (f" and {len(items) - 4} more (--json lists them)" if len(items) > 4 else "")
         print(f"skipped: {reason}: {shown}")
-    steep = {f"{kind} of {item}": slope for kind in ("change", "scale") for item, slope in getattr(slopes, kind).items()}
-    outside = {item: slope for item, slope in steep.items() if not abs(slope) <= arguments.tolerance}
-    for item, slope in sorted(outside.items(), key=lambda pair: -abs(pair[1])):
-        print(f"outside ±{arguments.tolerance}: {item}: {slope:+.3f}")
+    outside = tolerance.outside(slopes)
+    for item, slope in outside.items():
+        print(f"too steep: {item}: {slope:+.3f}")
     for item in slopes.dead:
         print(f"exactly zero at all {arguments.steps} passes: {item}")
     complaints = []

@@ -12,13 +12,13 @@ import upath
 from jaxgen import run
 
 
-def coordinate_check(widths: Sequence[int], found: dict[str, Any], tolerance: float, path: str) -> None:
+def coordinate_check(widths: Sequence[int], found: dict[str, Any], tolerance: Mapping[str, float], path: str) -> None:
     """Draws sizes against width, one line an activation, at the last pass: scale above, change below, a column each.
 
     Args:
       widths: ascending.
       found: by parametrization, sizes by width of scale and of change, and the `Slopes`.
-      tolerance: slopes outside of it are drawn in red.
+      tolerance: of "scale" and of "change"; slopes outside of it are drawn in red.
       path: of the PNG.
     """
     import matplotlib
@@ -30,13 +30,14 @@ def coordinate_check(widths: Sequence[int], found: dict[str, Any], tolerance: fl
     for column, (parametrization, (scale, change, slopes)) in enumerate(found.items()):
         for row, (kind, by_width, fitted) in enumerate((("scale", scale, slopes.scale), ("change", change, slopes.change))):
             axis = axes[row][column]
-            outside = sum(not abs(slope) <= tolerance for slope in fitted.values())
+            allowed = tolerance[kind]
+            outside = sum(not abs(slope) <= allowed for slope in fitted.values())
             for name, slope in fitted.items():
-                inside = abs(slope) <= tolerance
+                inside = abs(slope) <= allowed
                 values = [sizes[name][-1] for sizes in by_width]
                 axis.plot(widths, values, color="tab:blue" if inside else "tab:red", alpha=0.35, linewidth=1)
             label = {"scale": "mean |h|", "change": "mean |h − h at step 1|"}[kind]
-            axis.set(xscale="log", yscale="log", title=f"{parametrization}: {outside} of {len(fitted)} slopes outside ±{tolerance}")
+            axis.set(xscale="log", yscale="log", title=f"{parametrization}: {outside} of {len(fitted)} slopes outside ±{allowed}")
             axis.set_xscale("log", base=2)
             axis.set_xticks(widths, [str(width) for width in widths])
             axis.set_ylabel(label)

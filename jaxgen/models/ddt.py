@@ -72,16 +72,16 @@ class ImprovedBlock(nn.Module):
         normed = RMSNorm(embed, self.scale, name="attention_norm")(x) * (1 + scale_1) + shift_1
         q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, qk_norm=True, name="heads")(normed, positions)
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
-        x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
+        x = x + self.scale.branch(gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended))
         x = constrain(x, "batch", "length", "activation_embed")
         normed = RMSNorm(embed, self.scale, name="mlp_norm")(x) * (1 + scale_2) + shift_2
         hidden = (gated_hidden(self.width, self.mlp_ratio), gated_hidden(self.scale.base_width, self.mlp_ratio))
-        x = x + gate_2 * SwiGLU(self.width, hidden, self.scale, name="mlp")(normed)
+        x = x + self.scale.branch(gate_2 * SwiGLU(self.width, hidden, self.scale, name="mlp")(normed))
         return constrain(x, "batch", "length", "activation_embed"), None
 
 
 class Trunk(nn.Module):
-    """A patch embedding of its own and `depth` blocks."""
+    """A patch embedding of its own and `depth` blocks, which have a scale of theirs."""
 
     width: int
     depth: int
@@ -90,6 +90,7 @@ class Trunk(nn.Module):
     values: int
     gates: Gates
     scale: mup.Scale
+    block_scale: mup.Scale
     context_attention: str
     remat: str
 
@@ -100,8 +101,8 @@ class Trunk(nn.Module):
         x = constrain(x, "batch", "length", "activation_embed")
         positions = rope.stretched(tokens.positions, tokens.segments, tokens.grid)
         block = scanned(ImprovedBlock, self.depth, self.remat, broadcast=3, tap=tap)
-        block = block(self.width, self.head_dim, self.mlp_ratio, self.gates, self.scale, self.context_attention, name="blocks")
-        return block(x, c, positions, tokens.segments)[0]
+        like = (self.width, self.head_dim, self.mlp_ratio, self.gates, self.block_scale, self.context_attention)
+        return block(*like, name="blocks")(x, c, positions, tokens.segments)[0]
 
 
 class ImprovedDiT(Transformer):
@@ -156,8 +157,8 @@ class ImprovedDiT(Transformer):
         self.velocity = VelocityHead(self.width, self._values, self.gates, scale, silu=False)
 
     def _trunk(self, depth: int) -> Trunk:
-        scale = self.scale
-        like = (self.head_dim, self.mlp_ratio, self._values, self.gates, scale, self.context_attention, self.remat)
+        scales = (self.scale, self.block_scale)
+        like = (self.head_dim, self.mlp_ratio, self._values, self.gates, *scales, self.context_attention, self.remat)
         return Trunk(self.width, depth, *like)
 
     @property

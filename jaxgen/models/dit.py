@@ -54,12 +54,12 @@ class DiTBlock(nn.Module):
         project = QueryKeyValue(self.width, self.head_dim, self.scale, bias=self.qkv_bias, name="heads")
         q, k, v = project(modulate(x, shift_1, scale_1))
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
-        x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
+        x = x + self.scale.branch(gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended))
         x = constrain(x, "batch", "length", "activation_embed")
         hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(
             modulate(x, shift_2, scale_2)
         )
-        return constrain(x + gate_2 * hidden, "batch", "length", "activation_embed"), None
+        return constrain(x + self.scale.branch(gate_2 * hidden), "batch", "length", "activation_embed"), None
 
 
 class DiT(Transformer):
@@ -123,7 +123,7 @@ class DiT(Transformer):
         c = constrain(c.astype(dtype), "batch", "length", "activation_embed")
 
         block = scanned(DiTBlock, self.depth, self.remat, broadcast=2, tap=tap)
-        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
+        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, self.block_scale, self.context_attention)
         x, _ = block(*like, self.qkv_bias, name="blocks")(x, c, tokens.segments)
         return VelocityHead(self.width, values * (1 + self.learn_variance), self.gates, scale, name="velocity")(x, c)
 

@@ -114,12 +114,13 @@ class MMDiTBlock(nn.Module):
         out = dict(carry)
         for name in ("image",) if self.context_pre_only else MODALITIES:
             _, _, gate_1, shift, scale, gate_2 = mods[name]
-            x = carry[name] + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")(attended[name])
+            project = FromHeads(self.width, self.head_dim, self.scale, name=f"{name}_from_heads")
+            x = carry[name] + self.scale.branch(gate_1 * project(attended[name]))
             x = constrain(x, "batch", "length", "activation_embed")
             hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name=f"{name}_mlp")(
                 modulate(x, shift, scale)
             )
-            out[name] = constrain(x + gate_2 * hidden, "batch", "length", "activation_embed")
+            out[name] = constrain(x + self.scale.branch(gate_2 * hidden), "batch", "length", "activation_embed")
         return out, None
 
 
@@ -291,7 +292,7 @@ class MMDiT(Transformer):
             x, positions = x + self.position_table(positions, self.width).astype(dtype), None
         carry = {"image": x, "text": y.astype(dtype)}
         carry = {name: constrain(value, "batch", "length", "activation_embed") for name, value in carry.items()}
-        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
+        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, self.block_scale, self.context_attention)
         like += (self.qk_norm, self.qkv_bias)
         image = lambda carry: carry["image"]
         conditions = {"image": c.astype(dtype), "text": c_text.astype(dtype)}

@@ -66,19 +66,19 @@ class PixArtBlock(nn.Module):
         own = QueryKeyValue(self.width, self.head_dim, self.scale, bias=self.qkv_bias, name="heads")
         q, k, v = own(modulate(x, shift_1, scale_1))
         attended = attention(q, k, v, Mask(segments, segments), factor, self.context_attention)
-        x = x + gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
+        x = x + self.scale.branch(gate_1 * FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended))
         x = constrain(x, "batch", "length", "activation_embed")
 
         q, k, v = CrossHeads(self.width, self.head_dim, self.scale, bias=self.qkv_bias, name="cross_heads")(x, text)
         read = attention(q, k, v, across, factor, self.context_attention)
         # Text is read from nothing at the start, whatever the gates: it has none.
-        x = x + FromHeads(self.width, self.head_dim, self.scale, std=0.0, name="from_cross_heads")(read)
+        x = x + self.scale.branch(FromHeads(self.width, self.head_dim, self.scale, std=0.0, name="from_cross_heads")(read))
         x = constrain(x, "batch", "length", "activation_embed")
 
         hidden = MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(
             modulate(x, shift_2, scale_2)
         )
-        return constrain(x + gate_2 * hidden, "batch", "length", "activation_embed"), None
+        return constrain(x + self.scale.branch(gate_2 * hidden), "batch", "length", "activation_embed"), None
 
 
 class NullCaption(nn.Module):
@@ -184,7 +184,7 @@ class PixArt(Transformer):
         y = Linear(embed, embed_out, scale, name="text_out")(nn.gelu(y))
         y = constrain(y, "batch", "length", "activation_embed")
 
-        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, scale, self.context_attention)
+        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.gates, self.block_scale, self.context_attention)
         block = scanned(PixArtBlock, self.depth, self.remat, broadcast=4, tap=tap)(*like, self.qkv_bias, name="blocks")
         x, _ = block(x, shared, y, tokens.segments, across)
         std = 0.0 if self.gates == Gates.ZERO else 0.02

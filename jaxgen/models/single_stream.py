@@ -41,4 +41,4 @@ class SingleStreamBlock(nn.Module):
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
         y = FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
         y = y + MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(normed)
-        return constrain(x + gate * y, "batch", "length", "activation_embed"), None
+        return constrain(x + self.scale.branch(gate * y), "batch", "length", "activation_embed"), None

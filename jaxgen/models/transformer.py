@@ -46,6 +46,11 @@ class Transformer(nn.Module):
         """Multipliers and start at this width."""
         return self.scaling.at(self.width, self.published_start)
 
+    @property
+    def block_scale(self) -> mup.Scale:
+        """The same inside of blocks."""
+        return self.scaling.at(self.width, self.published_start, self.block_count)
+
     def validate(self) -> None:
         """Raises BadInput, naming the field at fault."""
         for name in ("width", "depth", "head_dim", "patch", "channels", "mlp_ratio"):
@@ -53,6 +58,10 @@ class Transformer(nn.Module):
                 raise types.BadInput(name, getattr(self, name), "a positive number")
         if self.width % self.head_dim:
             raise types.BadInput("width", self.width, f"a multiple of head_dim={self.head_dim} (heads = width / head_dim)")
+        base = self.scaling.base_depth
+        if base is not None and self.scaling.depth_rule == mup.DepthRule.NONE and self.block_count != base:
+            needed = f"{self.block_count}, the number of blocks, or a scaling.depth_rule (complete_p)"
+            raise types.BadInput("scaling.base_depth", base, needed)
         choices = {"activation": ACTIVATIONS, "context_attention": METHODS, "remat": REMAT}
         for name, known in choices.items():
             # Gated layers have no choice of activation.

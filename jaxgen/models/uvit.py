@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -56,14 +57,15 @@ class UViTBlock(nn.Module):
         keep = skip is None
         if skip is not None:
             both = (("embed", 2 * self.width),)
-            x = Linear(both, (("embed_out", self.width),), self.scale, name="skip")(jnp.concatenate([x, skip], axis=-1))
+            outside = dataclasses.replace(self.scale, residual=1.0)
+            x = Linear(both, (("embed_out", self.width),), outside, name="skip")(jnp.concatenate([x, skip], axis=-1))
         normed = LayerNorm(self.width, self.scale, name="norm_1")(x)
         q, k, v = QueryKeyValue(self.width, self.head_dim, self.scale, bias=self.qkv_bias, name="heads")(normed)
         attended = attention(q, k, v, Mask(segments, segments), self.scale.attention_scale(self.head_dim), self.context_attention)
-        x = x + FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended)
+        x = x + self.scale.branch(FromHeads(self.width, self.head_dim, self.scale, name="from_heads")(attended))
         x = constrain(x, "batch", "length", "activation_embed")
         normed = LayerNorm(self.width, self.scale, name="norm_2")(x)
-        x = x + MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(normed)
+        x = x + self.scale.branch(MLP(self.width, self.mlp_ratio * self.width, self.scale, self.activation, name="mlp")(normed))
         x = constrain(x, "batch", "length", "activation_embed")
         return x, x if keep else None
 
@@ -156,7 +158,7 @@ class UViT(Transformer):
         own = _first(owners)
         segments = jnp.concatenate([own, own, tokens.segments], axis=1)
 
-        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, scale, self.context_attention, self.qkv_bias)
+        like = (self.width, self.head_dim, self.mlp_ratio, self.activation, self.block_scale, self.context_attention, self.qkv_bias)
         half, image = self.depth // 2, lambda x: x[:, 2 * owners.shape[1] :]
         in_blocks = scanned(UViTBlock, half, self.remat, broadcast=2, tap=tap, tokens=image)(*like, name="in_blocks")
         x, skips = in_blocks(x, None, segments)

@@ -39,11 +39,39 @@ class Slopes:
     skipped: dict[str, list[str]]
     dead: tuple[str, ...]
 
+    @property
+    def median(self) -> float:
+        """Of the magnitudes of the slopes of all changes."""
+        return float(np.median(np.abs(list(self.change.values()))))
+
     def worst(self) -> tuple[str, float]:
         """Name and value of the slope largest in magnitude, change or scale."""
         found = [(f"change of {name}", slope) for name, slope in self.change.items()]
         found += [(f"scale of {name}", slope) for name, slope in self.scale.items()]
         return max(found, key=lambda item: abs(item[1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How steep slopes may be, in magnitude.
+
+    Attributes:
+      scale: of any activation. change: of any activation's change, which a narrow network tells less well.
+      median: of the changes of all activations.
+    """
+
+    scale: float
+    change: float
+    median: float
+
+    def outside(self, slopes: Slopes) -> dict[str, float]:
+        """The slopes that are too steep, by what they are of, the steepest first."""
+        found = {f"scale of {name}": slope for name, slope in slopes.scale.items() if not abs(slope) <= self.scale}
+        found |= {f"change of {name}": slope for name, slope in slopes.change.items() if not abs(slope) <= self.change}
+        found = dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+        if not slopes.median <= self.median:
+            found["change, median over all activations"] = slopes.median
+        return found
 
 
 class Probe:

@@ -32,6 +32,6 @@ def test_train_sample_and_mup_check(tmp_path):
     assert len(list((tmp_path / "run" / "samples").rglob("*.png"))) == 5, "two grids and three pictures"
     figures = tmp_path / "figures.json"
     plot = str(tmp_path / "plot.png")
-    quick = ["--widths", "32,64", "--steps", "2", "--seeds", "1", "--tolerance", "9", "--plot", plot, "--json", str(figures)]
-    said = jaxgen("mup-check", TINY, *quick, "--set", "model.depth=1")
+    quick = "--widths 32,64 --steps 2 --seeds 1 --tolerance 9 9 9".split()
+    said = jaxgen("mup-check", TINY, *quick, "--plot", plot, "--json", str(figures), "--set", "model.depth=1")
     assert "passed" in said and json.loads(figures.read_text())["passed"] and pathlib.Path(plot).stat().st_size > 1000

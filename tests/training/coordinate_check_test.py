@@ -1,5 +1,6 @@
 """The coordinate check passes a correct μP and sees each rule that is missing."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -20,7 +21,8 @@ CHECK = ["data.source=synthetic", "data.batch_size=8", "optimizer.learning_rate=
 CHECK += ["optimizer.warmup_steps=0", "optimizer.clip_norm=none", "evaluation=none"]
 
 
-def slopes(widths, seeds, *overrides, recipe=QUICKSTART, passes=4):
+def measured(widths, seeds, *overrides, recipe=QUICKSTART, passes=4):
+    """Sizes of activations and of their changes, by width."""
     experiment, _ = experiments.load(recipe, [*CHECK, *overrides])
     mesh = meshes.build(experiment.mesh, jax.devices()[:1])
     data, layout = experiment.data, sharding.batch_sharding(mesh)
@@ -33,7 +35,14 @@ def slopes(widths, seeds, *overrides, recipe=QUICKSTART, passes=4):
             one, other = coordinate_check.sizes(wide, mesh, batch, range(seeds), passes)
             scale.append(one)
             change.append(other)
-    return coordinate_check.fit(widths, scale, change)
+    return scale, change
+
+
+def slopes(widths, *arguments, **options):
+    return coordinate_check.fit(widths, *measured(widths, *arguments, **options))
+
+
+TOLERANCE = coordinate_check.Tolerance(scale=0.1, change=0.12, median=0.05)
 
 
 def plant(monkeypatch, fault):
@@ -83,7 +92,7 @@ def correct():
 
 def test_a_correct_model_stays_in_scale(correct):
     assert abs(correct.worst()[1]) < 0.15
-    assert np.median(np.abs(list(correct.change.values()))) < 0.05
+    assert correct.median < 0.05
     assert len(correct.change) == len(correct.scale) > 40
 
 
@@ -99,16 +108,21 @@ def test_a_missing_rule_is_seen(fault, correct, monkeypatch):
 @pytest.mark.slow
 def test_the_whole_check():
     widths = (64, 128, 256, 512, 1024)
-    assert abs(slopes(widths, 3).worst()[1]) <= 0.1
-    standard = slopes(widths, 3, "model.scaling.parametrization=standard")
-    assert max(standard.change.values()) >= 0.5
+    assert TOLERANCE.outside(slopes(widths, 3)) == {}
+    # Under the standard parametrization some activation grows with width at every step.
+    scale, change = measured(widths, 3, "model.scaling.parametrization=standard")
+    for t in (1, 2, 3):
+        first = lambda by_width, t=t: [{name: sizes[[0, t]] for name, sizes in found.items()} for found in by_width]
+        found = coordinate_check.fit(widths, first(scale), first(change))
+        print(f"standard, pass {t + 1}: scale {max(found.scale.values()):.2f}, median of changes {found.median:.2f}")
+        assert max(found.scale.values()) >= 0.5 and found.median >= 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_whole_check_with_a_missing_rule(fault, monkeypatch):
     plant(monkeypatch, fault)
-    assert abs(slopes((64, 128, 256, 512, 1024), 3).worst()[1]) > 0.1
+    assert TOLERANCE.outside(slopes((64, 128, 256, 512, 1024), 3))
 
 
 # Every family with either start of its gates, at a rate with which an update of the narrowest is small beside what it updates. At
@@ -138,8 +152,7 @@ def family(name, seeds, widths):
 def test_a_correct_model_of_each_family_stays_in_scale(name):
     # Three draws at width 64 tell the size of what few numbers decide, as DDT's embedding of time, to a tenth; eight to less.
     found = family(name, 8, (64, 128, 256, 512))
-    assert abs(found.worst()[1]) <= 0.1, found.worst()
-    assert np.median(np.abs(list(found.change.values()))) <= 0.05
+    assert TOLERANCE.outside(found) == {}
     assert not found.dead and not [reason for reason in found.skipped if "alone" not in reason], found.skipped
 
 
@@ -188,6 +201,14 @@ def test_slopes_are_exponents():
     found = coordinate_check.fit(widths, sizes(0.0, widths), sizes(-0.5, widths))
     assert abs(found.scale["h"]) < 1e-12 and abs(found.change["h"] + 0.5) < 1e-12
     assert found.worst() == ("change of h", found.change["h"])
+
+
+def test_slopes_outside_of_the_tolerance_are_named_the_steepest_first():
+    found = coordinate_check.Slopes({"a": 0.11, "b": -0.09}, {"a": -0.2, "b": 0.11, "c": 0.04}, {}, ())
+    names = ["change of a", "scale of a", "change, median over all activations"]
+    assert list(TOLERANCE.outside(found)) == names and TOLERANCE.outside(found)[names[2]] == 0.11
+    assert TOLERANCE.outside(dataclasses.replace(found, change={"a": float("nan"), "b": 0.0, "c": 0.0}))
+    assert list(TOLERANCE.outside(dataclasses.replace(found, change={"a": 0.0}))) == ["scale of a"]
 
 
 def test_the_steepest_pass_counts_and_the_first_does_not():
