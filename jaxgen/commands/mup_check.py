@@ -127,6 +127,9 @@ def _report(arguments: argparse.Namespace, name: str, widths: list[int], found: 
     outside = tolerance.outside(slopes)
     for item, slope in outside.items():
         print(f"too steep: {item}: {slope:+.3f}")
+    where, times = coordinate_check.growth(*found["mup"][:2])
+    if outside and times > 1:
+        print(f"{where} changed by {times:.1f} times its size in {arguments.steps} passes, which blurs slopes: try a lower --rate")
     for item in slopes.dead:
         print(f"exactly zero at all {arguments.steps} passes: {item}")
     complaints = []

@@ -141,7 +141,8 @@ def sizes(
     """Sizes of activations over `count` forward passes with a train step between each.
 
     Returns:
-      By activation, mean |h_t| and mean |h_t - h_1|, each [count] and averaged over seeds; pass 1 is at initialization.
+      By activation, mean |h_t| and mean |h_t - h_1|, each [count], geometric means over seeds, as slopes are of logarithms and a
+      few draws of a narrow network lie far out; pass 1 is at initialization. What is zero at one seed is zero.
     """
     built = steps.build(experiment, mesh)
     player = next(p.name for p in experiment.objective.players(experiment) if p.module == experiment.model)
@@ -151,19 +152,20 @@ def sizes(
     def measure(now: dict[str, jax.Array], first: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {name: jnp.stack([jnp.mean(jnp.abs(value)), jnp.mean(jnp.abs(value - first[name]))]) for name, value in now.items()}
 
-    totals: dict[str, np.ndarray] = {}
+    logs: dict[str, np.ndarray] = {}
     for seed in seeds:
         state, frozen, first = built.initial(np.uint32(seed)), built.load_frozen(np.uint32(seed)), None
         for t in range(count):
             now = probe(state, frozen, batch)
             first = now if first is None else first
             for name, pair in jax.device_get(measure(now, first)).items():
-                totals.setdefault(name, np.zeros((count, 2)))[t] += np.asarray(pair, np.float64) / len(seeds)
+                with np.errstate(divide="ignore"):
+                    logs.setdefault(name, np.zeros((count, 2)))[t] += np.log(np.asarray(pair, np.float64)) / len(seeds)
             if t + 1 < count:
                 state, report = built(state, frozen, batch)
                 if not jax.device_get(report.finite):
                     raise loop.NotFinite(f"step {t + 1}: not finite: {'; '.join(built.culprits(report)[:3])}")
-    return {name: pair[:, 0] for name, pair in totals.items()}, {name: pair[:, 1] for name, pair in totals.items()}
+    return {name: np.exp(log[:, 0]) for name, log in logs.items()}, {name: np.exp(log[:, 1]) for name, log in logs.items()}
 
 
 def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: Sequence[dict[str, np.ndarray]]) -> Slopes:
@@ -195,6 +197,19 @@ def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: S
                 slopes = np.polyfit(np.log2(widths), np.log2(values[:, ~dead]), 1)[0]
                 found[kind][name] = float(slopes[np.argmax(np.abs(slopes))])
     return Slopes(found["scale"], found["change"], skipped, tuple(name for name, ever in heard.items() if not ever))
+
+
+def growth(scale: Sequence[dict[str, np.ndarray]], change: Sequence[dict[str, np.ndarray]]) -> tuple[str, float]:
+    """The activation that changed most beside its size at initialization, and how many times that; of sizes as `fit` takes them.
+
+    Slopes tell of the rules while changes are small; what grew to many times its size tells of the draws that it grew from.
+    """
+    by_name = {
+        name: max(float(one[name].max() / sizes[name][0]) for sizes, one in zip(scale, change, strict=True))
+        for name in scale[0]
+        if all(sizes[name][0] > 0 for sizes in scale)
+    }
+    return max(by_name.items(), key=lambda item: item[1])
 
 
 def losses(

@@ -138,6 +138,9 @@ RECIPES = {
 FAMILIES = {"uvit": ("uvit_l2_imagenet256.py:tiny", ())}
 for _name, (_recipe, _own) in RECIPES.items():
     FAMILIES |= {f"{_name}_{gates}": (_recipe, (*_own, f"model.gates={gates}")) for gates in Gates}
+# Random gates of the decoder multiply what its gated feed-forward layer multiplies: at .001 its tokens grow to ten times their size
+# in five steps, the most at width 64.
+FAMILIES["ddt_random"] = (FAMILIES["ddt_random"][0], (*FAMILIES["ddt_random"][1], "optimizer.learning_rate=0.0001"))
 each_family = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -209,6 +212,13 @@ def test_slopes_outside_of_the_tolerance_are_named_the_steepest_first():
     assert list(TOLERANCE.outside(found)) == names and TOLERANCE.outside(found)[names[2]] == 0.11
     assert TOLERANCE.outside(dataclasses.replace(found, change={"a": float("nan"), "b": 0.0, "c": 0.0}))
     assert list(TOLERANCE.outside(dataclasses.replace(found, change={"a": 0.0}))) == ["scale of a"]
+
+
+def test_what_grew_most_beside_its_start_is_named():
+    scale = [{"a": np.array([2.0, 3.0]), "b": np.array([1.0, 1.0]), "late": np.array([0.0, 1.0])}, {}]
+    scale[1] = scale[0] | {"a": np.array([4.0, 5.0])}
+    change = [{"a": np.array([0.0, 6.0]), "b": np.array([0.0, 2.0]), "late": np.array([0.0, 9.0])}] * 2
+    assert coordinate_check.growth(scale, change) == ("a", 3.0)
 
 
 def test_the_steepest_pass_counts_and_the_first_does_not():
