@@ -36,7 +36,8 @@ class Plan:
       narrow_grid: wider ones, which get `around` rates to each side of the previous width's best.
       cosine, published, scenes: widths, at such a narrow grid too, of what is reported without a bar: both parametrizations with
         warm-up and cosine; the start that DiT was published with; both parametrizations on other data.
-      seeds: by width, of what is judged; narrow models scatter most and cost least. few_seeds: of what is reported.
+      seeds: by width, of what is judged; narrow models scatter most, and in slopes the ends weigh most. few_seeds: of what is
+        reported.
       extend: rates added at most where the best is at an end.
     """
 
@@ -47,7 +48,7 @@ class Plan:
     cosine: tuple[int, ...] = (64, 128, 256)
     published: tuple[int, ...] = (64, 128, 256)
     scenes: tuple[int, ...] = (64, 128)
-    seeds: tuple[int, ...] = (8, 5, 3, 3)
+    seeds: tuple[int, ...] = (8, 5, 6, 6)
     few_seeds: int = 2
     extend: int = 4
 
