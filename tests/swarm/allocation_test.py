@@ -163,7 +163,7 @@ def test_an_attacker_may_tell_every_neighbour_something_else():
     assert np.isfinite(played.price).all()
     variant = dataclasses.replace(TWENTY, attack=attacks.Gaussian(30.0))
     graph = network.Network.build(variant.network, AGENTS)
-    heard = np.asarray(allocations._tell(variant, graph, np.full(AGENTS, -2880.0), jax.random.key(0)))
+    heard = np.asarray(allocations._tell(variant, graph, np.full(AGENTS, -2880.0, np.float32), jax.random.key(0)))
     from_three = heard[graph.neighbours == 3][:-1]
     assert len(np.unique(from_three)) > 5
     honest = heard[~np.isin(graph.neighbours, variant.hostile)]
