@@ -11,8 +11,9 @@ published networks are trained with. `improved` is the same network without the 
 
 Preflight: peak 15.3 of 15.75 GiB, 612 to 665 ms a step [communication hidden, as compiled], MFU 42 to 39 %: two thirds of the
 pictures a second of DiT-XL/2, by whose FLOPs it would be nine tenths. Of the 665: products 294, attention 53, memory-bound 265,
-exposed collectives 53. What limits it: norms and rotations of 16 heads of 72 channels, gated layers and modulation token by token
-pass over memory two and a half times as often as DiT's blocks do. Without the option for vector memory 639 to 692 ms.
+exposed collectives 53. What limits it: memory-bound work is two and a half times DiT's; which of what DiT does not have (norms and
+rotations of heads, gated layers, modulation token by token) takes most of it has not been told apart. Without the option for vector
+memory 639 to 692 ms.
 
 The paper's FID-50K of DDT-XL/2 after 80 epochs, with alignment: 6.62 without guidance, 1.52 with guidance 2.0 in the interval
 (0.3, 1) of its time, by 250 Euler steps of which the last is 0.04 long. The variant `sampled` has this sampler, and
@@ -65,7 +66,7 @@ def improved() -> Experiment:
 
 
 def at_512() -> Experiment:
-    """Pictures of 512 × 512 (latents of 64 × 64), 500 000 steps of 256."""
+    """Pictures of 512 × 512 (latents of 64 × 64), 500 000 steps of 256; not compiled for a slice yet."""
     config = get_config()
     return dataclasses.replace(
         config,
