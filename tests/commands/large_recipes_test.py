@@ -18,6 +18,7 @@ SHORT = ["training.steps=2", "training.checkpoint_every=2", "mesh.data=2", "mesh
         pytest.param("ddt_xl2_imagenet256", 3, marks=pytest.mark.slow),
         pytest.param("pixart_xl2_512", 1, marks=pytest.mark.slow),
         pytest.param("uvit_l2_imagenet256", 2, marks=pytest.mark.slow),
+        pytest.param("dit_mup_xl2_imagenet256", 1, marks=pytest.mark.slow),
     ],
 )
 def test_the_tiny_variant_trains(name, depth, tmp_path):
