@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen import axes, mup
+from jaxgen import mup
 from jaxgen.parallel import sharding
 
 
@@ -22,6 +22,8 @@ class Linear(nn.Module):
       kind: "dense", or "output" for a map from width to a finite size.
       bias: adds a bias over the output axes, zero at the start.
       std: see `mup.param`; 0 starts the kernel at zero.
+      split: the parts along the first output axis come apart, as a tuple. They are cut from one product; an axis of a few in front
+        of others is laid out anew on a TPU, forward and backward.
       gather: every device gets the whole kernel for its part of the batch. Otherwise the kernel stays divided, and the caller gives
         all devices the whole input: for inputs so few that they are smaller than the kernel.
     """
@@ -32,35 +34,41 @@ class Linear(nn.Module):
     kind: str = "dense"
     bias: bool = True
     std: float | None = None
+    split: bool = False
     gather: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., inputs] to [..., outputs], computed in the dtype of `x`."""
+    def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
+        """[..., inputs] to [..., outputs], computed in the dtype of `x`; with `split` to arrays [..., outputs[1:]]."""
         kernel = mup.param(self, "kernel", inputs=self.inputs, outputs=self.outputs, kind=self.kind, std=self.std)
         if self.kind == "output":
             x = x * mup.forward_multiplier(self.scale, self.inputs)
         # Gathered in the dtype of the computation, which may be half as wide.
         place = sharding.gathered if self.gather else sharding.constrain
         kernel = place(kernel.astype(x.dtype), *(axis[0] for axis in (*self.inputs, *self.outputs)))
-        # Divided over `tensor`, a width is no longer in one piece behind an axis that only counts.
-        tensor = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-        apart = tensor > 1 and len(self.outputs) > 1 and not axes.AXES[self.outputs[0][0]].width
-        y = _product(x, kernel, len(self.inputs), apart)
+        parts = _parts(x, kernel, len(self.inputs)) if self.split else (_product(x, kernel, len(self.inputs)),)
         if self.bias:
-            y = y + mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
-        return y
+            bias = mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
+            parts = tuple(part + one for part, one in zip(parts, bias if self.split else (bias,), strict=True))
+        return parts if self.split else parts[0]
 
 
-def _product(x: jax.Array, kernel: jax.Array, count: int, apart: bool) -> jax.Array:
-    """x [..., inputs] and kernel [inputs, outputs] to [..., outputs], over `count` inputs; `apart` for each first output alone.
+def _parts(x: jax.Array, kernel: jax.Array, count: int) -> tuple[jax.Array, ...]:
+    """As `_product`, cut along the first output."""
+    if jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1:
+        # Divided over `tensor`, a part is not in one piece within the whole.
+        return tuple(_product(x, part, count) for part in jnp.moveaxis(kernel, count, 0))
+    sizes = kernel.shape[count:]
+    whole = _product(x, kernel.reshape(*kernel.shape[:count], -1), count)
+    return tuple(part.reshape(*part.shape[:-1], *sizes[1:]) for part in jnp.split(whole, sizes[0], axis=-1))
 
-    All as products of two matrices: a TPU pads the last two axes of an array to tiles, which heads do not fill, and computes the
+
+def _product(x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+    """x [..., inputs] and kernel [inputs, outputs] to [..., outputs], over `count` inputs.
+
+    As a product of two matrices: a TPU pads the last two axes of an array to tiles, which heads do not fill, and computes the
     padding too.
     """
-    if apart:
-        parts = [_product(x, part, count, False) for part in jnp.moveaxis(kernel, count, 0)]
-        return jnp.stack(parts, axis=x.ndim - count)
     rows, outputs = x.shape[: x.ndim - count], kernel.shape[count:]
     matrix = kernel.reshape(math.prod(kernel.shape[:count]), math.prod(outputs))
     contracted = (x.ndim - count,), (0,)

@@ -60,9 +60,9 @@ class SwiGLU(nn.Module):
         """[B, L, D] to [B, L, D]."""
         hidden = ("mlp", *self.hidden)
         # One product for both: the input is read once.
-        x = Linear((("embed", self.width),), (("branch", 2), hidden), self.scale, bias=False, name="in")(x)
-        x = constrain(checkpoint_name(x, "mlp_hidden"), "batch", "length", None, "activation_mlp")
-        x = nn.silu(x[:, :, 0]) * x[:, :, 1]
+        both = Linear((("embed", self.width),), (("branch", 2), hidden), self.scale, bias=False, split=True, name="in")(x)
+        gate, value = (constrain(checkpoint_name(one, "mlp_hidden"), "batch", "length", "activation_mlp") for one in both)
+        x = nn.silu(gate) * value
         return Linear((hidden,), (("embed_out", self.width),), self.scale, bias=False, name="out")(x)
 
 

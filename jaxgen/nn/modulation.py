@@ -50,12 +50,13 @@ class Modulation(nn.Module):
         if few:
             # Whole, then divided as the kernel is: so the product sums over devices instead of gathering the kernel.
             c = constrain(constrain(c, None, None, None), None, None, "embed")
-        vectors = Linear((("embed", condition),), outputs, self.scale, std=std, gather=not few, name="linear")(c)
+        embed = ("embed", condition)
+        vectors = Linear((embed,), outputs, self.scale, std=std, split=True, gather=not few, name="linear")(c)
         if few:
             # Whole first, so that gradients come back whole and the kernel's are made where they belong.
-            vectors = constrain(vectors, None, None, None, "activation_embed")
-            vectors = constrain(vectors, "batch", "length", None, "activation_embed")
-        return tuple(vectors[:, :, i] for i in range(self.count))
+            whole = (constrain(vector, None, None, "activation_embed") for vector in vectors)
+            vectors = tuple(constrain(vector, "batch", "length", "activation_embed") for vector in whole)
+        return vectors
 
 
 class ModulationTable(nn.Module):

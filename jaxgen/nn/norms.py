@@ -37,8 +37,11 @@ class LayerNorm(nn.Module):
         return (layer_norm(x.astype(jnp.float32), self.epsilon) * gain + bias).astype(x.dtype)
 
 
-class RMSNorm(nn.Module):
-    """RMSNorm over the last axis with a gain (Zhang and Sennrich, arXiv 1910.07467).
+RMS_EPSILON = 1e-6
+
+
+class Gain(nn.Module):
+    """The gain of an RMSNorm alone, under the same name: for who normalizes elsewhere.
 
     Attributes:
       axis: name and size of the last axis.
@@ -47,11 +50,19 @@ class RMSNorm(nn.Module):
 
     axis: mup.AxisSize
     scale: mup.Scale
-    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """float32 [size of the axis]."""
+        return mup.param(self, "gain", outputs=(self.axis,), kind="gain")
+
+
+class RMSNorm(Gain):
+    """RMSNorm over the last axis with a gain (Zhang and Sennrich, arXiv 1910.07467)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         gain = mup.param(self, "gain", outputs=(self.axis,), kind="gain")
         wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.epsilon)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + RMS_EPSILON)
         return (wide * gain).astype(x.dtype)

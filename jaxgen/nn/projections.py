@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxgen import mup
-from jaxgen.nn import norms, rope
+from jaxgen.nn import heads_tpu, norms, rope
 from jaxgen.nn.linear import Linear
 from jaxgen.parallel.sharding import constrain
 
@@ -29,8 +30,13 @@ class QueryKeyValue(nn.Module):
     def __call__(self, x: jax.Array, positions: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, L, D] and optional positions [B, L, axes] to three arrays [B, L, N, K]."""
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
-        qkv = Linear((("embed", self.width),), (("qkv", 3), *heads), self.scale, bias=self.bias, name="qkv")(x)
-        q, k, v = (constrain(qkv[:, :, i], "batch", "length", "activation_heads", None) for i in range(3))
+        fused = self.qk_norm and heads_tpu.applies(x, self.width // self.head_dim, self.head_dim)
+        outputs = (("qkv", 3), *heads)
+        qkv = Linear((("embed", self.width),), outputs, self.scale, bias=self.bias, split=not fused, name="qkv")(x)
+        if fused:
+            gains = [norms.Gain(heads[1], self.scale, name=name)() for name in ("query_norm", "key_norm")]
+            return heads_tpu.normed_and_turned(qkv, jnp.stack(gains), positions)
+        q, k, v = (constrain(one, "batch", "length", "activation_heads", None) for one in qkv)
         if self.qk_norm:
             q = norms.RMSNorm(heads[1], self.scale, name="query_norm")(q)
             k = norms.RMSNorm(heads[1], self.scale, name="key_norm")(k)
@@ -57,8 +63,8 @@ class CrossHeads(nn.Module):
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
         embed = (("embed", self.width),)
         q = Linear(embed, heads, self.scale, bias=self.bias, name="query")(x)
-        both = Linear(embed, (("qkv", 2), *heads), self.scale, bias=self.bias, name="key_value")(y)
-        q, k, v = (constrain(one, "batch", "length", "activation_heads", None) for one in (q, both[:, :, 0], both[:, :, 1]))
+        both = Linear(embed, (("qkv", 2), *heads), self.scale, bias=self.bias, split=True, name="key_value")(y)
+        q, k, v = (constrain(one, "batch", "length", "activation_heads", None) for one in (q, *both))
         return q, k, v
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
@@ -21,12 +22,31 @@ def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Ar
     """
     axes = positions.shape[-1]
     share = x.shape[-1] // axes
-    frequencies = base ** (-jnp.arange(0, share, 2, dtype=jnp.float32) / share)
-    angles = positions[:, :, None, :, None] * frequencies  # [B, L, 1, axes, share/2]
+    angles = _angles(positions, share, base)[:, :, None]  # [B, L, 1, axes, share/2]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(jnp.float32).reshape(*x.shape[:-1], axes, share), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def factors(positions: jax.Array, width: int, base: float = 10_000.0) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B, L, width] with which x is turned to x · cos + x[..., partners] · sin, as `rotate` turns it."""
+    angles = _angles(positions, width // positions.shape[-1], base)
+    in_channels = lambda *halves: jnp.concatenate(halves, axis=-1).reshape(*positions.shape[:2], width)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return in_channels(cos, cos), in_channels(-sin, sin)
+
+
+def partners(width: int, axes: int) -> np.ndarray:
+    """The channel that each of `width` channels turns with: [width] integers, an involution."""
+    half = width // axes // 2
+    return np.arange(width).reshape(axes, 2, half)[:, ::-1].reshape(-1)
+
+
+def _angles(positions: jax.Array, share: int, base: float) -> jax.Array:
+    """float32 [B, L, axes, share/2]."""
+    frequencies = base ** (-jnp.arange(0, share, 2, dtype=jnp.float32) / share)
+    return positions[..., None] * frequencies
 
 
 def stretched(positions: jax.Array, segments: jax.Array, grid: tuple[int, int] | None, span: float = 16.0) -> jax.Array:

@@ -66,7 +66,7 @@ class Plan:
     """
 
     alphas: tuple[float, ...] = (0.1, 1.0, 100.0)
-    seeds: tuple[int, ...] = (8, 3, 3)
+    seeds: tuple[int, ...] = (24, 3, 3)
     rounds: int = 30
 
 

@@ -48,6 +48,22 @@ def test_on_a_mesh_it_is_the_same_layer(inputs, outputs, letters):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, divided)
 
 
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_split_it_gives_the_parts_along_the_first_output(tensor):
+    inputs, outputs = (EMBED,), (("qkv", 3), HEADS, KV)
+    x, params = draw(4, 3, 8), {"kernel": draw(8, 3, 4, 2), "bias": draw(3, 4, 2)}
+    apply = lambda split: jax.jit(
+        jax.value_and_grad(lambda p, x: sum(jnp.sum(jnp.sin((i + 1) * y)) for i, y in enumerate(split(p, x))), (0, 1))
+    )
+    parts = lambda p, x: Linear(inputs, outputs, SCALE, split=True).apply({"params": p}, x)
+    whole = lambda p, x: jnp.moveaxis(Linear(inputs, outputs, SCALE).apply({"params": p}, x), 2, 0)
+    assert [part.shape for part in parts(params, x)] == [(4, 3, 4, 2)] * 3
+    expected = apply(whole)(params, x)
+    with jax.set_mesh(meshes.build(meshes.MeshShape(data=1, fsdp=8 // tensor, tensor=tensor), jax.devices())):
+        found = apply(parts)(params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
+
+
 def test_an_output_layer_is_multiplied_once_and_its_bias_is_not():
     layer = Linear((EMBED,), (("patch", 4),), SCALE, kind="output")
     x, kernel, bias = draw(2, 8), draw(8, 4), draw(4)

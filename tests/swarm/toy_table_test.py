@@ -2,6 +2,7 @@
 
 Measured by another implementation, accuracy at round 30, Dirichlet 0.1: FedAvg 94.4, DSL 60.4, M-DSL 82.6 with 4.8 uploads of 10;
 two hostile sites flipping three times: 51.7, 63.9, 88.4; with N(0, 1) noise: 70.9, 58.8, 88.5 (seeds differ by up to 11 points).
+Here DSL alone differs more: from 54 to 91 between six seeds, so what is said of it is the mean of more than three.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from toy import Running, experiment  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(3)
+SEEDS, MORE_SEEDS = range(3), range(16)
 RELEASED = Particle(0.2, 1.0, 2.0, draws="element")
 OPTIONS = {"partition": Dirichlet(0.1), "shared": 100}
 FEDAVG = FedAvg(**OPTIONS)
@@ -37,18 +38,18 @@ NAN = {"hostile": HOSTILE, "attack": NotFinite()}
 
 
 @functools.cache
-def ran(swarm, alpha=0.1):
+def ran(swarm, alpha=0.1, seeds=SEEDS):
     """The finished runs, one a seed."""
     found = []
-    for seed in SEEDS:
+    for seed in seeds:
         tree = experiment(dataclasses.replace(swarm, partition=Dirichlet(alpha)), seed=seed)
         found.append(Running(tree, step=found[0].step if found else None).run(30))
     return found
 
 
-def accuracy(swarm, alpha=0.1):
+def accuracy(swarm, alpha=0.1, seeds=SEEDS):
     """Mean test accuracy in percent."""
-    values = [100 * run.accuracy() for run in ran(swarm, alpha)]
+    values = [100 * run.accuracy() for run in ran(swarm, alpha, seeds)]
     print(type(swarm).__name__, alpha, type(swarm.attack).__name__, swarm.forged, np.round(values, 1), "mean", np.mean(values))
     return np.mean(values)
 
@@ -67,8 +68,8 @@ def attacked(swarm, attack):
 
 
 def test_several_are_far_better_than_one_on_skewed_data():
-    found = accuracy(MDSL)
-    assert found - accuracy(DSL_) >= 10 and found >= 72
+    found = accuracy(MDSL, seeds=MORE_SEEDS)
+    assert found - accuracy(DSL_, seeds=MORE_SEEDS) >= 10 and found >= 72
     assert uploads(MDSL) <= 7
 
 

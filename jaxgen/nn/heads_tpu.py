@@ -1,0 +1,237 @@
+"""QK-norm and rotations of heads on TPUs, in one pass over what their projection leaves.
+
+A head of 72 or 64 channels does not fill the 128 lanes of a tile. As plain operations on [B, L, N, K] its norm and rotation take
+several passes over padded float32 arrays; here a tile of [B, L, 3·N·K] is read once, and queries, keys and values are written once,
+in the layout that the flash kernel reads. Heads are never cut out of the lanes: what a head has in common, its mean square and the
+factors of its rotation, goes to and from its channels by products with matrices of zeros and ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxgen.nn import attention_tiles, rope
+from jaxgen.nn.norms import RMS_EPSILON
+from jaxgen.parallel import sharding
+
+ROWS = 16  # of a tile of two-byte numbers
+MOST_ROWS = 256
+PARTS = 3  # queries, keys, values
+
+Arrays = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    rows: tokens of a tile.
+    vector_memory: bytes that a kernel may use of a core's vector memory; None leaves it to the compiler.
+    interpret: runs the kernels in Python on any platform, for tests.
+    """
+
+    rows: int
+    vector_memory: int | None = None
+    interpret: bool = False
+
+
+def applies(x: jax.Array, heads: int, width: int) -> bool:
+    """Whether the mesh is one of TPUs that divides no heads, and tokens x [B, L, …] in bfloat16 on one of them make tiles."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None or mesh.abstract_device.platform != "tpu" or mesh.shape.get("tensor", 1) > 1:
+        return False
+    whole = x.dtype == jnp.bfloat16 and heads * width % attention_tiles.LANES == 0
+    length = x.shape[1] // mesh.shape.get("context", 1)
+    return whole and _plan(mesh.abstract_device.device_kind, length, heads * width) is not None
+
+
+def normed_and_turned(qkv: jax.Array, gains: jax.Array, positions: jax.Array | None) -> Arrays:
+    """Queries and keys under RMSNorm and then rotated, and values as they are, where `applies`.
+
+    Args:
+      qkv: [B, L, 3, N, K], of one projection. gains: float32 [2, K] of queries and keys.
+      positions: [B, L, axes] of `rope.rotate`; None rotates nothing.
+
+    Returns:
+      Three arrays [B, L, N, K] in the dtype of `qkv`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes, kind = sharding.automatic(mesh), mesh.abstract_device.device_kind
+    turning = () if positions is None else rope.factors(positions, qkv.shape[-1])
+    axes = 0 if positions is None else positions.shape[-1]
+
+    def local(qkv: jax.Array, gains: jax.Array, turning: Arrays) -> Arrays:
+        return heads(qkv, gains, turning, axes, _plan(kind, qkv.shape[1], qkv.shape[3] * qkv.shape[4]))
+
+    spec = lambda x: sharding.partition_spec(("batch", "length", None, None, None)[: x.ndim], x.shape, sizes)
+    specs = spec(qkv), jax.sharding.PartitionSpec(), jax.tree.map(spec, turning)
+    out = jax.sharding.PartitionSpec(*spec(qkv)[:2])
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(out,) * PARTS, axis_names=set(sizes), check_vma=False)
+    return mapped(qkv, gains, turning)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def heads(qkv: jax.Array, gains: jax.Array, turning: Arrays, axes: int, plan: Plan) -> Arrays:
+    """As `normed_and_turned`, on one device.
+
+    Args:
+      turning: cos and sin [B, L, K] of `rope.factors`, or nothing. axes: of the positions behind them.
+      plan: its rows divide L.
+    """
+    return _forward(qkv, gains, turning, axes, plan)[0]
+
+
+def _forward(qkv, gains, turning, axes, plan):
+    shape = qkv.shape[:2] + qkv.shape[3:]
+    channels = shape[2] * shape[3]
+    whole, part = _blocks(plan.rows, channels)
+    constants, specs = _constants(gains, turning, axes, plan.rows, shape[2])
+    found = pl.pallas_call(
+        functools.partial(_forward_kernel, half=shape[3] // max(axes, 1) // 2),
+        grid=(shape[0], shape[1] // plan.rows),
+        in_specs=[whole, *specs],
+        out_specs=[part] * PARTS,
+        out_shape=[jax.ShapeDtypeStruct((*shape[:2], channels), qkv.dtype)] * PARTS,
+        compiler_params=_parameters(plan),
+        interpret=plan.interpret,
+        name="heads_forward",
+    )(qkv.reshape(*shape[:2], -1), *constants)
+    return tuple(x.reshape(shape) for x in found), (qkv, gains, turning)
+
+
+def _backward(axes, plan, saved, gradients):
+    qkv, gains, turning = saved
+    batch, length, _, heads, width = qkv.shape
+    whole, part = _blocks(plan.rows, heads * width)
+    constants, specs = _constants(gains, turning, axes, plan.rows, heads)
+    flat = [x.reshape(batch, length, -1) for x in (qkv, *gradients)]
+    dqkv, dgains = pl.pallas_call(
+        functools.partial(_backward_kernel, half=width // max(axes, 1) // 2),
+        grid=(batch, length // plan.rows),
+        in_specs=[whole, part, part, part, *specs],
+        out_specs=[whole, pl.BlockSpec((1, 1, 2, heads * width), lambda b, i: (b, i, 0, 0))],
+        out_shape=[
+            jax.ShapeDtypeStruct(flat[0].shape, qkv.dtype),
+            jax.ShapeDtypeStruct((batch, length // plan.rows, 2, heads * width), jnp.float32),
+        ],
+        compiler_params=_parameters(plan),
+        interpret=plan.interpret,
+        name="heads_backward",
+    )(*flat, *constants)
+    dgains = jnp.sum(dgains, axis=(0, 1)).reshape(2, heads, width).sum(axis=1)
+    # Positions are data.
+    return dqkv.reshape(qkv.shape), dgains, jax.tree.map(jnp.zeros_like, turning)
+
+
+heads.defvjp(_forward, _backward)
+
+
+def _forward_kernel(qkv, gains, of_heads, *refs, half):
+    *turning, q, k, v = refs
+    width = q.shape[2]
+    turn = _turn(turning, half)
+    for which, out in enumerate((q, k)):
+        unit, _ = _normed(qkv[0, :, which * width : (which + 1) * width], of_heads)
+        y = (unit * gains[which : which + 1]).astype(out.dtype)
+        out[0] = turn(y.astype(jnp.float32), False).astype(out.dtype)
+    v[0] = qkv[0, :, 2 * width :]
+
+
+def _backward_kernel(qkv, dq, dk, dv, gains, of_heads, *refs, half):
+    *turning, dqkv, dgains = refs
+    width = dq.shape[2]
+    turn = _turn(turning, half)
+    for which, gradient in enumerate((dq, dk)):
+        lanes = slice(which * width, (which + 1) * width)
+        unit, inverse = _normed(qkv[0, :, lanes], of_heads)
+        dy = turn(gradient[0].astype(jnp.float32), True)
+        dgains[0, 0, which : which + 1] = jnp.sum(dy * unit, axis=0, keepdims=True)
+        dy = dy * gains[which : which + 1]
+        along = _to_channels(_head_means(dy * unit, of_heads), of_heads)
+        dqkv[0, :, lanes] = (inverse * (dy - unit * along)).astype(dqkv.dtype)
+    dqkv[0, :, 2 * width :] = dv[0]
+
+
+def _normed(x, of_heads):
+    """x [rows, N·K] over the root mean square of its heads, and one over that, in float32."""
+    x = x.astype(jnp.float32)
+    inverse = _to_channels(jax.lax.rsqrt(_head_means(x * x, of_heads) + RMS_EPSILON), of_heads)
+    return x * inverse, inverse
+
+
+def _turn(turning, half):
+    """The rotation of float32 [rows, N·K], and back; what it is given where nothing turns."""
+    if not turning:
+        return lambda x, back: x
+    cos, sin, tiled, first = turning
+    cos, sin = (_sum(ref[0], tiled[...], ((1,), (0,))) for ref in (cos, sin))
+    of_first = first[...] > 0
+
+    def partners(x):
+        return jnp.where(of_first, pltpu.roll(x, x.shape[1] - half, 1), pltpu.roll(x, half, 1))
+
+    return lambda x, back: x * cos + (partners(x * sin) if back else partners(x) * sin)
+
+
+def _head_means(x, of_heads):
+    """float32 [rows, N·K] to [rows, N]."""
+    return _sum(x, of_heads[...], ((1,), (0,))) * (of_heads.shape[1] / of_heads.shape[0])
+
+
+def _to_channels(x, of_heads):
+    """float32 [rows, N] to [rows, N·K]."""
+    return _sum(x, of_heads[...], ((1,), (1,)))
+
+
+def _sum(x, ones, contracted):
+    """Product of float32 with zeros and ones, to 16 bits: as a sum of two numbers of bfloat16."""
+    high = x.astype(jnp.bfloat16)
+    low = (x - high.astype(jnp.float32)).astype(jnp.bfloat16)
+    dot = lambda part: jax.lax.dot_general(part, ones, (contracted, ((), ())), preferred_element_type=jnp.float32)
+    return dot(high) + dot(low)
+
+
+def _blocks(rows, channels):
+    """Of [B, L, 3·N·K] and of [B, L, N·K]."""
+    at = lambda b, i: (b, i, 0)
+    return pl.BlockSpec((1, rows, PARTS * channels), at), pl.BlockSpec((1, rows, channels), at)
+
+
+def _constants(gains, turning, axes, rows, heads):
+    """Arrays besides those of tokens, and their blocks.
+
+    They are gains of all channels [2, N·K], and which head a channel is of [N·K, N]; and where there are rotations cos and sin,
+    which channels of all heads take each of their columns [K, N·K], and which are the first of a pair [1, N·K].
+    """
+    width = gains.shape[1]
+    arrays = [jnp.tile(gains, (1, heads)), jnp.asarray(np.kron(np.eye(heads), np.ones((width, 1))), jnp.bfloat16)]
+    if turning:
+        first = rope.partners(width, axes) > np.arange(width)
+        arrays += [
+            *turning,
+            jnp.asarray(np.tile(np.eye(width), heads), jnp.bfloat16),
+            jnp.asarray(np.tile(first, heads)[None], jnp.float32),
+        ]
+    tile = pl.BlockSpec((1, rows, width), lambda b, i: (b, i, 0))
+    still = lambda x: pl.BlockSpec(x.shape, lambda b, i: (0, 0))
+    return arrays, [tile if x.ndim == 3 else still(x) for x in arrays]
+
+
+def _parameters(plan):
+    return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=plan.vector_memory)
+
+
+def _plan(kind: str, length: int, channels: int) -> Plan | None:
+    """For N·K channels on such a chip; None where no tile divides the length or fits."""
+    memory = attention_tiles.CHIPS.get(kind, attention_tiles.CHIPS["TPU v4"]).vector_memory * attention_tiles.MIB
+    # The backward pass reads and writes 3·N·K each in two bytes, twice for what is under way, and works on as much in four.
+    per_row = 2 * 2 * PARTS * channels * 2 + 4 * PARTS * channels * 2
+    most = min(memory * 3 // 4 // per_row, length, MOST_ROWS)
+    rows = max((rows for rows in range(ROWS, most + 1, ROWS) if length % rows == 0), default=None)
+    return None if rows is None else Plan(rows, memory)
