@@ -67,66 +67,69 @@ def normed_and_turned(qkv: jax.Array, gains: jax.Array, positions: jax.Array | N
     axes = 0 if positions is None else positions.shape[-1]
 
     def local(qkv: jax.Array, gains: jax.Array, turning: Arrays) -> Arrays:
-        return heads(qkv, gains, turning, axes, _plan(kind, qkv.shape[1], qkv.shape[3] * qkv.shape[4]))
+        return heads(qkv, gains, turning, axes, _plan(kind, qkv.shape[1], qkv.shape[2] // PARTS))
 
-    spec = lambda x: sharding.partition_spec(("batch", "length", None, None, None)[: x.ndim], x.shape, sizes)
-    specs = spec(qkv), jax.sharding.PartitionSpec(), jax.tree.map(spec, turning)
-    out = jax.sharding.PartitionSpec(*spec(qkv)[:2])
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(out,) * PARTS, axis_names=set(sizes), check_vma=False)
-    return mapped(qkv, gains, turning)
+    # Flat: an array of heads has a layout of its own.
+    flat = qkv.reshape(*qkv.shape[:2], -1)
+    spec = lambda x: sharding.partition_spec(("batch", "length", None), x.shape, sizes)
+    specs = spec(flat), jax.sharding.PartitionSpec(), jax.tree.map(spec, turning)
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(specs[0],) * PARTS, axis_names=set(sizes), check_vma=False)
+    return tuple(x.reshape(*qkv.shape[:2], *qkv.shape[3:]) for x in mapped(flat, gains, turning))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def heads(qkv: jax.Array, gains: jax.Array, turning: Arrays, axes: int, plan: Plan) -> Arrays:
-    """As `normed_and_turned`, on one device.
+    """As `normed_and_turned`, on one device, with heads side by side.
 
     Args:
+      qkv: [B, L, 3·N·K]. gains: float32 [2, K].
       turning: cos and sin [B, L, K] of `rope.factors`, or nothing. axes: of the positions behind them.
       plan: its rows divide L.
+
+    Returns:
+      Three arrays [B, L, N·K].
     """
     return _forward(qkv, gains, turning, axes, plan)[0]
 
 
 def _forward(qkv, gains, turning, axes, plan):
-    shape = qkv.shape[:2] + qkv.shape[3:]
-    channels = shape[2] * shape[3]
+    batch, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // PARTS
     whole, part = _blocks(plan.rows, channels)
-    constants, specs = _constants(gains, turning, axes, plan.rows, shape[2])
+    constants, specs = _constants(gains, turning, axes, plan.rows, channels)
     found = pl.pallas_call(
-        functools.partial(_forward_kernel, half=shape[3] // max(axes, 1) // 2),
-        grid=(shape[0], shape[1] // plan.rows),
+        functools.partial(_forward_kernel, half=_half(gains, axes)),
+        grid=(batch, length // plan.rows),
         in_specs=[whole, *specs],
         out_specs=[part] * PARTS,
-        out_shape=[jax.ShapeDtypeStruct((*shape[:2], channels), qkv.dtype)] * PARTS,
+        out_shape=[jax.ShapeDtypeStruct((batch, length, channels), qkv.dtype)] * PARTS,
         compiler_params=_parameters(plan),
         interpret=plan.interpret,
         name="heads_forward",
-    )(qkv.reshape(*shape[:2], -1), *constants)
-    return tuple(x.reshape(shape) for x in found), (qkv, gains, turning)
+    )(qkv, *constants)
+    return tuple(found), (qkv, gains, turning)
 
 
 def _backward(axes, plan, saved, gradients):
     qkv, gains, turning = saved
-    batch, length, _, heads, width = qkv.shape
-    whole, part = _blocks(plan.rows, heads * width)
-    constants, specs = _constants(gains, turning, axes, plan.rows, heads)
-    flat = [x.reshape(batch, length, -1) for x in (qkv, *gradients)]
+    batch, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // PARTS
+    whole, part = _blocks(plan.rows, channels)
+    constants, specs = _constants(gains, turning, axes, plan.rows, channels)
     dqkv, dgains = pl.pallas_call(
-        functools.partial(_backward_kernel, half=width // max(axes, 1) // 2),
+        functools.partial(_backward_kernel, half=_half(gains, axes)),
         grid=(batch, length // plan.rows),
         in_specs=[whole, part, part, part, *specs],
-        out_specs=[whole, pl.BlockSpec((1, 1, 2, heads * width), lambda b, i: (b, i, 0, 0))],
+        out_specs=[whole, pl.BlockSpec((1, 1, 2, channels), lambda b, i: (b, i, 0, 0))],
         out_shape=[
-            jax.ShapeDtypeStruct(flat[0].shape, qkv.dtype),
-            jax.ShapeDtypeStruct((batch, length // plan.rows, 2, heads * width), jnp.float32),
+            jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
+            jax.ShapeDtypeStruct((batch, length // plan.rows, 2, channels), jnp.float32),
         ],
         compiler_params=_parameters(plan),
         interpret=plan.interpret,
         name="heads_backward",
-    )(*flat, *constants)
-    dgains = jnp.sum(dgains, axis=(0, 1)).reshape(2, heads, width).sum(axis=1)
+    )(qkv, *gradients, *constants)
+    dgains = jnp.sum(dgains, axis=(0, 1)).reshape(2, -1, gains.shape[1]).sum(axis=1)
     # Positions are data.
-    return dqkv.reshape(qkv.shape), dgains, jax.tree.map(jnp.zeros_like, turning)
+    return dqkv, dgains, jax.tree.map(jnp.zeros_like, turning)
 
 
 heads.defvjp(_forward, _backward)
@@ -203,13 +206,19 @@ def _blocks(rows, channels):
     return pl.BlockSpec((1, rows, PARTS * channels), at), pl.BlockSpec((1, rows, channels), at)
 
 
-def _constants(gains, turning, axes, rows, heads):
+def _half(gains, axes):
+    """How far apart the channels of a pair are."""
+    return gains.shape[1] // max(axes, 1) // 2
+
+
+def _constants(gains, turning, axes, rows, channels):
     """Arrays besides those of tokens, and their blocks.
 
     They are gains of all channels [2, N·K], and which head a channel is of [N·K, N]; and where there are rotations cos and sin,
     which channels of all heads take each of their columns [K, N·K], and which are the first of a pair [1, N·K].
     """
     width = gains.shape[1]
+    heads = channels // width
     arrays = [jnp.tile(gains, (1, heads)), jnp.asarray(np.kron(np.eye(heads), np.ones((width, 1))), jnp.bfloat16)]
     if turning:
         first = rope.partners(width, axes) > np.arange(width)

@@ -142,7 +142,8 @@ def sizes(
 
     Returns:
       By activation, mean |h_t| and mean |h_t - h_1|, each [count], geometric means over seeds, as slopes are of logarithms and a
-      few draws of a narrow network lie far out; pass 1 is at initialization. What is zero at one seed is zero.
+      few draws of a narrow network lie far out; pass 1 is at initialization. Seeds at which it is zero, as the change of what
+      stands for an absent text where all texts of the batch are there, do not count, unless it is at all of them.
     """
     built = steps.build(experiment, mesh)
     player = next(p.name for p in experiment.objective.players(experiment) if p.module == experiment.model)
@@ -152,20 +153,27 @@ def sizes(
     def measure(now: dict[str, jax.Array], first: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {name: jnp.stack([jnp.mean(jnp.abs(value)), jnp.mean(jnp.abs(value - first[name]))]) for name, value in now.items()}
 
-    logs: dict[str, np.ndarray] = {}
-    for seed in seeds:
+    by_seed: dict[str, np.ndarray] = {}
+    for number, seed in enumerate(seeds):
         state, frozen, first = built.initial(np.uint32(seed)), built.load_frozen(np.uint32(seed)), None
         for t in range(count):
             now = probe(state, frozen, batch)
             first = now if first is None else first
             for name, pair in jax.device_get(measure(now, first)).items():
-                with np.errstate(divide="ignore"):
-                    logs.setdefault(name, np.zeros((count, 2)))[t] += np.log(np.asarray(pair, np.float64)) / len(seeds)
+                by_seed.setdefault(name, np.zeros((len(seeds), count, 2)))[number, t] = pair
             if t + 1 < count:
                 state, report = built(state, frozen, batch)
                 if not jax.device_get(report.finite):
                     raise loop.NotFinite(f"step {t + 1}: not finite: {'; '.join(built.culprits(report)[:3])}")
-    return {name: np.exp(log[:, 0]) for name, log in logs.items()}, {name: np.exp(log[:, 1]) for name, log in logs.items()}
+    means = {name: _mean_of_present(values) for name, values in by_seed.items()}
+    return {name: mean[:, 0] for name, mean in means.items()}, {name: mean[:, 1] for name, mean in means.items()}
+
+
+def _mean_of_present(values: np.ndarray) -> np.ndarray:
+    """Geometric mean over the first axis of what is not zero; zero where all is."""
+    present = values != 0
+    logs = np.log(np.where(present, values, 1)).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    return np.where(present.any(axis=0), np.exp(logs), 0.0)
 
 
 def fit(widths: Sequence[int], scale: Sequence[dict[str, np.ndarray]], change: Sequence[dict[str, np.ndarray]]) -> Slopes:

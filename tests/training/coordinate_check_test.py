@@ -247,6 +247,13 @@ def test_what_is_zero_is_left_out_and_named():
     assert "h" not in found.change and "exactly zero at some widths only" in found.skipped
 
 
+def test_seeds_at_which_a_size_is_zero_do_not_count():
+    values = np.array([[[0.0, 2.0, 0.0]], [[3.0, 8.0, 0.0]], [[0.0, 4.0, 0.0]]])
+    np.testing.assert_allclose(coordinate_check._mean_of_present(values), [[3.0, 4.0, 0.0]])
+    values[1, 0, 0] = np.nan
+    assert np.isnan(coordinate_check._mean_of_present(values)[0, 0])
+
+
 def test_wider_is_better_or_named():
     widths = (64, 128, 256)
     better = np.array([[1.0, 1.1, 1.2], [0.9, 1.05, 1.1], [0.9, 1.0, 1.1]])
