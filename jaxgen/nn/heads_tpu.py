@@ -141,8 +141,7 @@ def _forward_kernel(qkv, gains, of_heads, *refs, half):
     turn = _turn(turning, half)
     for which, out in enumerate((q, k)):
         unit, _ = _normed(qkv[0, :, which * width : (which + 1) * width], of_heads)
-        y = (unit * gains[which : which + 1]).astype(out.dtype)
-        out[0] = turn(y.astype(jnp.float32), False).astype(out.dtype)
+        out[0] = turn(unit * gains[which : which + 1], False).astype(out.dtype)
     v[0] = qkv[0, :, 2 * width :]
 
 
@@ -156,7 +155,7 @@ def _backward_kernel(qkv, dq, dk, dv, gains, of_heads, *refs, half):
         dy = turn(gradient[0].astype(jnp.float32), True)
         dgains[0, 0, which : which + 1] = jnp.sum(dy * unit, axis=0, keepdims=True)
         dy = dy * gains[which : which + 1]
-        along = _to_channels(_head_means(dy * unit, of_heads), of_heads)
+        along = _to_channels(_head_means(dy * unit, of_heads), of_heads, ((1,), (1,)))
         dqkv[0, :, lanes] = (inverse * (dy - unit * along)).astype(dqkv.dtype)
     dqkv[0, :, 2 * width :] = dv[0]
 
@@ -164,7 +163,7 @@ def _backward_kernel(qkv, dq, dk, dv, gains, of_heads, *refs, half):
 def _normed(x, of_heads):
     """x [rows, N·K] over the root mean square of its heads, and one over that, in float32."""
     x = x.astype(jnp.float32)
-    inverse = _to_channels(jax.lax.rsqrt(_head_means(x * x, of_heads) + RMS_EPSILON), of_heads)
+    inverse = _to_channels(jax.lax.rsqrt(_head_means(x * x, of_heads) + RMS_EPSILON), of_heads, ((1,), (1,)))
     return x * inverse, inverse
 
 
@@ -173,7 +172,7 @@ def _turn(turning, half):
     if not turning:
         return lambda x, back: x
     cos, sin, tiled, first = turning
-    cos, sin = (_sum(ref[0], tiled[...], ((1,), (0,))) for ref in (cos, sin))
+    cos, sin = (_to_channels(ref[0], tiled, ((1,), (0,))) for ref in (cos, sin))
     of_first = first[...] > 0
 
     def partners(x):
@@ -183,21 +182,19 @@ def _turn(turning, half):
 
 
 def _head_means(x, of_heads):
-    """float32 [rows, N·K] to [rows, N]."""
-    return _sum(x, of_heads[...], ((1,), (0,))) * (of_heads.shape[1] / of_heads.shape[0])
+    """float32 [rows, N·K] to [rows, N]. What is added is rounded to bfloat16, which the mean of many hardly notices."""
+    return _dot(x.astype(jnp.bfloat16), of_heads[...], ((1,), (0,))) * (of_heads.shape[1] / of_heads.shape[0])
 
 
-def _to_channels(x, of_heads):
-    """float32 [rows, N] to [rows, N·K]."""
-    return _sum(x, of_heads[...], ((1,), (1,)))
-
-
-def _sum(x, ones, contracted):
-    """Product of float32 with zeros and ones, to 16 bits: as a sum of two numbers of bfloat16."""
+def _to_channels(x, ones, contracted):
+    """float32 [rows, N] or [rows, K] to [rows, N·K], by a matrix of zeros and ones: to 16 bits, as a sum of two bfloat16."""
     high = x.astype(jnp.bfloat16)
     low = (x - high.astype(jnp.float32)).astype(jnp.bfloat16)
-    dot = lambda part: jax.lax.dot_general(part, ones, (contracted, ((), ())), preferred_element_type=jnp.float32)
-    return dot(high) + dot(low)
+    return _dot(high, ones[...], contracted) + _dot(low, ones[...], contracted)
+
+
+def _dot(a, b, contracted):
+    return jax.lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _blocks(rows, channels):

@@ -48,7 +48,7 @@ class Plan:
     cosine: tuple[int, ...] = (64, 128, 256)
     published: tuple[int, ...] = (64, 128, 256)
     scenes: tuple[int, ...] = (64, 128)
-    seeds: tuple[int, ...] = (16, 5, 4, 4)
+    seeds: tuple[int, ...] = (16, 5, 4, 6)
     few_seeds: int = 2
     extend: int = 4
 

@@ -38,7 +38,8 @@ def plain(qkv, gains, positions):
     return turn(norm(qkv[:, :, 0], gains[0])), turn(norm(qkv[:, :, 1], gains[1])), qkv[:, :, 2]
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-4), (jnp.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
+# What a mean adds up is rounded to bfloat16, 2^-9 of each; a mean of eight is then right to about 1e-3.
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-3), (jnp.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("axes, heads, width", [(2, 2, 8), (1, 3, 12), (0, 2, 8)], ids=["two_axes", "one_axis", "no_rotation"])
 def test_it_is_the_norm_and_the_rotation_with_gradients(axes, heads, width, dtype, tolerance):
     qkv, gains = draw(B, L, 3, heads, width, dtype=dtype), draw(2, width)
@@ -64,7 +65,7 @@ def test_on_a_mesh_the_layer_is_the_same_with_it(monkeypatch, turned):
     x, positions = draw(4, L, 16), draw(4, L, 2) if turned else None
     params = jax.tree.map(lambda box: box.value, layer.init(jax.random.key(0), x)["params"], is_leaf=mup.is_parameter)
     params["query_norm"]["gain"], params["key_norm"]["gain"] = draw(8), draw(8)
-    loss = lambda params, x: sum(jnp.sum(jnp.sin(part)) for part in layer.apply({"params": params}, x, positions))
+    loss = lambda params, x: sum(jnp.sum(jnp.sin(part) ** 2) for part in layer.apply({"params": params}, x, positions))
     both = lambda: jax.jit(jax.value_and_grad(loss, (0, 1)))
     alone = both()(params, x)
     monkeypatch.setattr(heads_tpu, "applies", lambda *_: True)
@@ -73,7 +74,7 @@ def test_on_a_mesh_the_layer_is_the_same_with_it(monkeypatch, turned):
         lowered = both().lower(params, x)
         divided = both()(params, x)
     assert "heads_backward" in lowered.as_text(debug_info=True)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), alone, divided)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3 * np.abs(a).max()), alone, divided)
 
 
 @pytest.mark.parametrize("length, channels, rows", [(256, 1152, 256), (4096, 1536, 256), (77, 1536, None), (80, 1536, 80)])
