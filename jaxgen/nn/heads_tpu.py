@@ -22,7 +22,7 @@ from jaxgen.nn.norms import RMS_EPSILON
 from jaxgen.parallel import sharding
 
 ROWS = 16  # of a tile of two-byte numbers
-MOST_ROWS = 256
+MOST = 3 << 17  # numbers of queries in a tile, whose work is written out whole: more would only compile for longer
 PARTS = 3  # queries, keys, values
 
 Arrays = tuple[jax.Array, ...]
@@ -238,6 +238,6 @@ def _plan(kind: str, length: int, channels: int) -> Plan | None:
     memory = attention_tiles.CHIPS.get(kind, attention_tiles.CHIPS["TPU v4"]).vector_memory * attention_tiles.MIB
     # The backward pass reads and writes 3·N·K each in two bytes, twice for what is under way, and works on as much in four.
     per_row = 2 * 2 * PARTS * channels * 2 + 4 * PARTS * channels * 2
-    most = min(memory * 3 // 4 // per_row, length, MOST_ROWS)
+    most = min(memory * 3 // 4 // per_row, length, MOST // channels)
     rows = max((rows for rows in range(ROWS, most + 1, ROWS) if length % rows == 0), default=None)
     return None if rows is None else Plan(rows, memory)

@@ -60,7 +60,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{_range(figures['step_seconds'], 1e3)} ms [communication hidden, as compiled], of which",
         ),
         ("  matmul", f"{seconds['matmul'] * 1e3:,.1f} ms: cycles of the compiler's model"),
-        ("  attention kernels", f"{seconds['kernel'] * 1e3:,.1f} ms: scheduled bundles; a lower bound"),
+        ("  kernels", f"{seconds['kernel'] * 1e3:,.1f} ms: scheduled bundles; a lower bound"),
         ("  memory-bound", f"{seconds['memory'] * 1e3:,.1f} ms: bytes over HBM bandwidth"),
         (
             "  exposed collectives",

@@ -77,7 +77,7 @@ def test_on_a_mesh_the_layer_is_the_same_with_it(monkeypatch, turned):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3 * np.abs(a).max()), alone, divided)
 
 
-@pytest.mark.parametrize("length, channels, rows", [(256, 1152, 256), (4096, 1536, 256), (77, 1536, None), (80, 1536, 80)])
+@pytest.mark.parametrize("length, channels, rows", [(256, 1152, 256), (4608, 3072, 128), (77, 1536, None), (80, 1536, 80)])
 def test_tiles_divide_the_length(length, channels, rows):
     plan = heads_tpu._plan("TPU v5 lite", length, channels)
     assert plan == (None if rows is None else heads_tpu.Plan(rows, 100 << 20))

@@ -1,5 +1,4 @@
-"""What μP promises of whole training runs on real digits: wider is better, a rate holds for other batches and lengths of training,
-and logits keep their size where heads grow."""
+"""What μP promises of training on real digits: a rate holds for other batches and lengths; logits move alike where heads grow."""
 
 import dataclasses
 import functools
@@ -13,38 +12,17 @@ from jaxgen import mup
 from jaxgen.data import loader
 from jaxgen.parallel import sharding
 from jaxgen.reproduce import claim, small_runs
-from jaxgen.training import coordinate_check, rate_sweep, traced_rate
+from jaxgen.training import coordinate_check, rate_sweep
 from jaxgen.training import step as steps
 
 pytestmark = pytest.mark.slow
 
-RATE = 2.0**-8
 WIDTHS = (64, 128, 256)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return small_runs.SmallRuns(claim.Workplace(jax.devices()[:1], tmp_path_factory.mktemp("cells")), small_runs.digits)
-
-
-def curve(runs, tree, rate, seed, every=10):
-    """Training losses, means over `every` steps; runs with the same seed see the same examples and the same noise."""
-    sweep = rate_sweep.Sweep(tree, runs.mesh, runs._open, runs.cells)
-    state, found = traced_rate.with_rate(sweep.built.initial(np.uint32(seed)), rate), []
-    frozen = sweep.built.load_frozen(np.uint32(seed))
-    with runs._open() as batches:
-        for _, _, report in coordinate_check.trained(sweep.built, state, frozen, batches, tree.training.steps):
-            found.append(float(report.metrics["loss"].value()))
-    return np.reshape(found, (-1, every)).mean(axis=1)
-
-
-def test_wider_is_better_at_every_logged_step(runs):
-    with jax.set_mesh(runs.mesh):
-        tree = lambda width: runs.experiment(width, mup.Parametrization.MUP)
-        found = np.array([np.mean([curve(runs, tree(width), RATE, seed) for seed in range(3)], axis=0) for width in WIDTHS])
-    print(np.round(found, 3))
-    assert np.mean(found[1:] > found[:-1]) <= 0.01
-    assert found[-1, -1] < 0.97 * found[0, -1]
 
 
 @pytest.mark.parametrize("batch, count", [(8, 100), (32, 100), (16, 50), (16, 200)])
