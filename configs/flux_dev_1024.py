@@ -6,11 +6,11 @@ jaxgen train configs/flux_dev_1024.py:tiny                      # a few steps: d
 For v5p:2x2x1, batch 8. Never run there: latents and encoded captions are made up, which serves to measure speed. The guidance
 embedding gets one constant scale; a network that imitates a guided one would be told several. No average of the parameters is kept.
 
-A public trainer takes 1.769 s a step for this architecture, slice and batch. Preflight of this recipe: 1.31 to 1.41 s
-[communication hidden, as compiled], MFU 74 to 69 %, 77.8 of 95.7 GiB; matrix products 0.81 s, attention kernels 0.26 s, memory-
-bound 0.24 s, exposed collectives 0.10 s. The compiler's own model puts the products at 96 % of the peak, which no chip has shown;
-at the 90 % of a plain product of 8192³ the step would be 1.47 s. What limits it: sums of gradients, which nothing hides. Tried, as
-compiled:
+A public trainer takes 1.769 s a step for this architecture, slice and batch. Preflight of this recipe: 1.27 to 1.39 s
+[communication hidden, as compiled], MFU 76 to 70 %, 77.8 of 95.7 GiB; matrix products 0.81 s, kernels 0.32 s, memory-bound 0.15 s,
+exposed collectives 0.11 s. The compiler's own model puts the products at 96 % of the peak, which no chip has shown; at the 90 % of
+a plain product of 8192³ the step would be 1.44 s. What limits it: sums of gradients, which nothing hides. Tried, as compiled, all
+but the last with norms and rotations of heads as plain operations:
 
 | remat | modulation's kernels | kernels are gathered | vector memory of a fusion | s    | MFU  | peak GiB |
 |-------|----------------------|----------------------|---------------------------|------|------|----------|
@@ -20,6 +20,7 @@ compiled:
 | dots  | stay divided         | beside products      | 16 MiB                    | 1.60 | 61 % | 77.8     |
 | dots  | stay divided         | alone                | 64 MiB                    | 1.53 | 64 % | 77.7     |
 | dots  | stay divided         | beside products      | 64 MiB                    | 1.41 | 69 % | 77.8     |
+| dots  | stay divided         | beside products      | 64 MiB                    | 1.39 | 70 % | 77.8     |
 """
 
 import dataclasses
