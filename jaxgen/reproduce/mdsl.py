@@ -4,7 +4,7 @@ Ten sites classify real handwritten digits. Every method does the same local wor
 
 Two things cost M-DSL accuracy under attack here. With few classes an honest model scores worse on the bank than the start for some
 rounds, so a flipped one is not always worse and is sometimes chosen; and a mean with it in it may never beat the start, where only
-better ones are accepted (one division of eight). And what the two hostile sites hold, nobody else may hold much of.
+better ones are accepted (one division of 24). And what the two hostile sites hold, nobody else may hold much of.
 """
 
 from __future__ import annotations
