@@ -148,17 +148,16 @@ DEMANDED = {
 }
 # Kernels are gathered over fsdp. Before the blocks those of the text, the pooled text (2), the time (2), and the patches; behind
 # them the output. In the block, for each modality: query-key-value, from heads, in and out of the feed-forward layer. A
-# modulation's kernel stays divided: what it reads, one vector a picture, goes to all devices and is divided as the kernel is; the
-# sum goes to all, and from there to the devices of the batch.
-MODULATIONS = 1 + 2 * 1
+# modulation's kernel stays divided: what it reads, one vector a picture, goes to all devices and is divided as the kernel is; each
+# vector that it makes, two behind the blocks and six for a modality, goes to all, and from there to the devices of the batch.
+MODULATIONS, VECTORS = 1 + 2 * 1, 2 + 2 * 6
 KERNELS = {
     '{}, {"tensor"}': 1 + 2 + 2 + 2 * 1,
     "{}, {}": 1 + 1,
     '{"fsdp"}, {}, {"tensor"}': MODULATIONS,
-    "{}, {}, {}": MODULATIONS,
+    "{}, {}, {}": MODULATIONS + VECTORS,
+    '{"fsdp"}, {}, {}': VECTORS,
     '{}, {}, {"fsdp"}': MODULATIONS,
-    "{}, {}, {}, {}": MODULATIONS,
-    '{"fsdp"}, {}, {}, {}': MODULATIONS,
     '{}, {}, {"tensor"}, {}': 2 * 1,
     '{"tensor"}, {}, {}': 2 * 1,
     '{"tensor"}, {}': 2 * 1,
