@@ -9,11 +9,11 @@ of an autoencoder's latents (10 of the 1000 classes), so a run of this learns no
 pictures as in the paper's 80 epochs (400 000 steps of 256), in steps of 1024; without the representation alignment that the
 published networks are trained with. `improved` is the same network without the split.
 
-Preflight: peak 15.3 of 15.75 GiB, 612 to 665 ms a step [communication hidden, as compiled], MFU 42 to 39 %: two thirds of the
-pictures a second of DiT-XL/2, by whose FLOPs it would be nine tenths. Of the 665: products 294, attention 53, memory-bound 265,
-exposed collectives 53. What limits it: memory-bound work is two and a half times DiT's; which of what DiT does not have (norms and
-rotations of heads, gated layers, modulation token by token) takes most of it has not been told apart. Without the option for vector
-memory 639 to 692 ms.
+Preflight: peak 15.3 of 15.75 GiB, 467 to 519 ms a step [communication hidden, as compiled], MFU 55 to 49 %: .845 of the pictures a
+second of DiT-XL/2, by whose FLOPs it would be nine tenths. Of the 519: products 300, kernels 88 (attention, and 36 of norms and
+rotations of heads), memory-bound 78, exposed collectives 52. What limits it: what is kept of a block is copied out of the stack of
+all before it is read, and gated layers keep a third more than plain ones. With norms and rotations as plain operations, and halves
+of the gated layer behind an axis of two, 612 to 665 ms.
 
 The paper's FID-50K of DDT-XL/2 after 80 epochs, with alignment: 6.62 without guidance, 1.52 with guidance 2.0 in the interval
 (0.3, 1) of its time, by 250 Euler steps of which the last is 0.04 long. The variant `sampled` has this sampler, and
