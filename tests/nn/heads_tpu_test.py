@@ -101,12 +101,13 @@ from jaxgen.parallel import mesh as meshes
 name, bounds = sys.argv[1], tuple(map(int, sys.argv[2].split(",")))
 more = {"chip_config_name": "megacore"} if name.startswith("v4") else {}
 chips = topologies.get_topology_desc(platform="tpu", topology_name=name, chips_per_host_bounds=bounds, **more).devices
-with jax.set_mesh(meshes.build(meshes.MeshShape(data=1, fsdp=-1), chips)) as mesh:
+mesh = meshes.build(meshes.MeshShape(data=1, fsdp=-1), chips)
+with jax.set_mesh(mesh):
     for tokens, width, head_dim, turned in ((256, 1152, 72, True), (4096, 3072, 128, True), (512, 1536, 64, False)):
         layer = QueryKeyValue(width, head_dim, mup.Scaling(base_width=width).at(width), qk_norm=True)
         array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, jax.P()))
         x, positions = array((1, tokens, width), jnp.bfloat16), array((1, tokens, 2), jnp.float32) if turned else None
-        params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+        params = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x)["params"], x)
         params = jax.tree.map(lambda box: array(box.value.shape, jnp.float32), params, is_leaf=mup.is_parameter)
 
         def both(params, x, positions):
