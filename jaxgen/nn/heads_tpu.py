@@ -46,8 +46,9 @@ def applies(x: jax.Array, heads: int, width: int) -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.abstract_device is None or mesh.abstract_device.platform != "tpu" or mesh.shape.get("tensor", 1) > 1:
         return False
-    whole = x.dtype == jnp.bfloat16 and heads * width % attention_tiles.LANES == 0
-    length = x.shape[1] // mesh.shape.get("context", 1)
+    length, rest = divmod(x.shape[1], mesh.shape.get("context", 1))
+    # What does not divide over `context` is refused by attention, by name.
+    whole = x.dtype == jnp.bfloat16 and heads * width % attention_tiles.LANES == 0 and not rest
     return whole and _plan(mesh.abstract_device.device_kind, length, heads * width) is not None
 
 

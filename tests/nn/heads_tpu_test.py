@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,28 @@ def test_on_a_mesh_the_layer_is_the_same_with_it(monkeypatch, turned):
 def test_tiles_divide_the_length(length, channels, rows):
     plan = heads_tpu._plan("TPU v5 lite", length, channels)
     assert plan == (None if rows is None else heads_tpu.Plan(rows, 100 << 20))
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, True),
+        ({"platform": "cpu"}, False),
+        ({"tensor": 2}, False),
+        ({"context": 2}, True),
+        ({"context": 3, "length": 97}, False),
+        ({"dtype": jnp.float32}, False),
+        ({"heads": 15}, False),
+    ],
+    ids=str,
+)
+def test_where_it_is_used(monkeypatch, changes, expected):
+    case = {"platform": "tpu", "tensor": 1, "context": 1, "dtype": jnp.bfloat16, "heads": 16, "length": 256} | changes
+    device = types.SimpleNamespace(platform=case["platform"], device_kind="TPU v5 lite")
+    mesh = types.SimpleNamespace(empty=False, abstract_device=device, shape={name: case[name] for name in ("tensor", "context")})
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    x = jax.ShapeDtypeStruct((1, case["length"], case["heads"] * 72), case["dtype"])
+    assert heads_tpu.applies(x, case["heads"], 72) == expected
 
 
 def test_wide_tokens_take_fewer_rows_where_vector_memory_is_small():
