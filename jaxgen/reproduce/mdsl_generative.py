@@ -1,7 +1,7 @@
 """`mdsl-generative`: sites that each mostly hold two digits train one generator together, better than any of them alone.
 
 Ten sites train one flow-matching model by M-DSL, by federated averaging, and each by itself, with and without two hostile sites.
-Every digit is a main one at two sites and present at all of them.
+Every digit is a main one at two sites, and a third has a few of it: no site alone can draw what the others know.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jaxgen.training.settings import Training
 
 # Without pulls and velocity a swarm is its sites, each by itself.
 ALONE = Particle(0.0, 0.0, 0.0)
-# Neighbours share a main digit; these two do not.
+# Neighbours share digits; these two do not, so each digit is at two honest sites or more.
 HOSTILE = {"hostile": (0, 5), "attack": SignFlip(3.0, of="own")}
 _METHODS = {"M-DSL": Swarm(), "FedAvg": FedAvg()}
 ARMS: dict[str, Swarm] = {
@@ -74,7 +74,7 @@ def experiment(swarm: Swarm, steps: int, seed: int) -> SwarmExperiment:
         sampler=Sampler(steps=25, guidance=1.5),
         mesh=MeshShape(data=1),
         seed=seed,
-        swarm=dataclasses.replace(swarm, partition=MainClasses(), shared=64, draws=4),
+        swarm=dataclasses.replace(swarm, partition=MainClasses(minor=1), shared=64, draws=4),
     )
 
 

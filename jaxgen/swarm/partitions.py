@@ -86,38 +86,44 @@ class Shards:
 
 @dataclasses.dataclass(frozen=True)
 class MainClasses:
-    """Each site mostly has some classes of its own, in turn: site i those from i on, and a little of everything.
+    """Each site mostly has some classes of its own, in turn: site i those from i on, and a little of others.
 
-    With as many sites as classes, every class is a main one at `classes` sites and is at all others too.
+    With as many sites as classes, every class is a main one at `classes` sites, and is found at `minor` more or at all.
 
     Attributes:
       classes: main classes of a site.
-      share: of a class's examples that its main sites have; the rest is spread evenly over all sites.
+      share: of a class's examples that its main sites have; the rest is spread evenly over all sites that have any.
+      minor: classes of which a site has only that little, the next ones in turn; None takes all that there are.
     """
 
     classes: int = 2
     share: float = 0.8
+    minor: int | None = None
 
     def validate(self) -> None:
         if self.classes < 1:
             raise types.BadInput("classes", self.classes, "at least 1")
         if not 0 <= self.share <= 1:
             raise types.BadInput("share", self.share, "a share in [0, 1]")
+        if self.minor is not None and self.minor < 0:
+            raise types.BadInput("minor", self.minor, "0 or more, or none")
 
     def __call__(self, labels: np.ndarray | None, count: int, sites: int, random: np.random.Generator) -> list[np.ndarray]:
         labels = _required(labels, self)
         known = np.unique(labels)
         if self.classes > len(known):
             raise types.BadInput("classes", self.classes, f"at most {len(known)}, the classes that there are")
+        minor = len(known) - self.classes if self.minor is None else self.minor
+        if self.classes + minor > len(known):
+            raise types.BadInput("minor", minor, f"at most {len(known) - self.classes}, the classes besides a site's main ones")
         if sites + self.classes - 1 < len(known):
             raise types.BadInput("classes", self.classes, f"at least {len(known) - sites + 1}, so that each class has a main site")
-        main = np.zeros((len(known), sites), bool)
-        for site in range(sites):
-            main[(site + np.arange(self.classes)) % len(known), site] = True
+        # How many classes after a site's first one each class comes.
+        turn = (np.arange(len(known))[:, None] - np.arange(sites)) % len(known)
         parts: list[list[np.ndarray]] = [[] for _ in range(sites)]
-        for label, own in zip(known, main, strict=True):
+        for label, main, held in zip(known, turn < self.classes, turn < self.classes + minor, strict=True):
             rows = random.permutation(np.flatnonzero(labels == label))
-            shares = self.share * own / own.sum() + (1 - self.share) / sites
+            shares = self.share * main / main.sum() + (1 - self.share) * held / held.sum()
             for part, found in zip(parts, _cut(rows, shares), strict=True):
                 part.append(found)
         return _filled([np.sort(np.concatenate(part)) for part in parts], self, count)

@@ -8,7 +8,7 @@ from jaxgen.swarm import degree
 from jaxgen.swarm.partitions import Dirichlet, MainClasses, QuantitySkew, Shards
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 150))
-ALL = [Dirichlet(0.1), Dirichlet(100.0), Shards(2), Shards(3), MainClasses(), QuantitySkew(0.3)]
+ALL = [Dirichlet(0.1), Dirichlet(100.0), Shards(2), Shards(3), MainClasses(), MainClasses(2, 0.8, 1), QuantitySkew(0.3)]
 
 
 def divided(partition, seed=0, labels=LABELS, sites=10):
@@ -57,6 +57,16 @@ def test_main_classes_are_mostly_at_their_sites_and_a_little_everywhere():
     assert (np.count_nonzero(found > 0.2 * 150, axis=0) == 2).all()
 
 
+def test_minor_classes_are_the_next_ones_and_few():
+    found = counts(divided(MainClasses(2, 0.8, minor=1)))
+    assert (np.count_nonzero(found, axis=0) == 3).all()
+    for site in range(10):
+        assert set(np.flatnonzero(found[site])) == {(site + turn) % 10 for turn in range(3)}
+        assert 0 < found[site, (site + 2) % 10] < 0.2 * found[site, site]
+    everywhere, all_others = divided(MainClasses(2, 0.8)), divided(MainClasses(2, 0.8, minor=8))
+    assert all(np.array_equal(a, b) for a, b in zip(everywhere, all_others, strict=True))
+
+
 def test_quantity_skew_changes_amounts_and_keeps_the_mix():
     found = counts(divided(QuantitySkew(0.3)))
     sizes = found.sum(axis=1)
@@ -76,6 +86,7 @@ def test_quantity_skew_changes_amounts_and_keeps_the_mix():
         (Shards(200), LABELS, 10, "each"),
         (MainClasses(11), LABELS, 10, "classes"),
         (MainClasses(2), LABELS, 5, "classes"),
+        (MainClasses(2, minor=9), LABELS, 10, "minor"),
     ],
     ids=str,
 )
