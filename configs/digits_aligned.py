@@ -29,7 +29,7 @@ from jaxgen.objectives.masked_modelling import MaskedModelling
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.samplers.sampler import Sampler
 from jaxgen.training.optimizer import AdamW
-from jaxgen.training.saved_teacher import SavedTeacher
+from jaxgen.training.saved_network import SavedTeacher
 from jaxgen.training.settings import Training
 
 ENCODER = MaskedEncoder(tower=DINOv2(width=64, depth=4))

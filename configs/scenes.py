@@ -13,6 +13,7 @@ of the steps gives 9 %.
 
 import dataclasses
 
+from jaxgen.autoencoders.convolutional import ConvolutionalAutoencoder
 from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.pipeline import Data
 from jaxgen.data.scenes.source import Scenes
@@ -24,12 +25,14 @@ from jaxgen.models.mmdit import MMDiT
 from jaxgen.mup import Scaling
 from jaxgen.nn.modulation import Gates
 from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.objectives.reconstruction import Reconstruction
 from jaxgen.objectives.timesteps import LogitNormal
 from jaxgen.parallel.mesh import MeshShape
 from jaxgen.samplers.sampler import Sampler
 from jaxgen.samplers.steppers import Ancestral
 from jaxgen.samplers.time_grids import Uniform
 from jaxgen.training.muon import Muon
+from jaxgen.training.optimizer import AdamW
 from jaxgen.training.settings import Training
 
 
@@ -59,6 +62,21 @@ def get_config() -> Experiment:
         sampler=Sampler(steps=40, stepper=Ancestral(), guidance=3.0, grid=Uniform(shift=2.0)),
         evaluation=Evaluation(samples=480, judge=SceneJudge(), train_images=6_000),
         mesh=MeshShape(),
+    )
+
+
+def autoencoder() -> Experiment:
+    """The autoencoder."""
+    return dataclasses.replace(
+        get_config(),
+        model=ConvolutionalAutoencoder(),
+        autoencoder=Identity(),
+        objective=Reconstruction(),
+        data=Data(source=Scenes(), batch_size=32, resolution=32, channels=3, text_length=28, tokens="words"),
+        optimizer=AdamW(learning_rate=3e-3, b2=0.98, schedule="cosine", warmup_steps=50),
+        training=Training(steps=2_500, log_every=20, checkpoint_every=500),
+        sampler=None,
+        evaluation=None,
     )
 
 

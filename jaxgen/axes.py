@@ -41,6 +41,7 @@ AXES: dict[str, Axis] = {
     "branch": Axis("gate and value of a gated feed-forward layer", False, stacked=True),
     "modulation": Axis("shift, scale and gate", False),
     "patch": Axis("values of one patch", False),
+    "latent": Axis("channels of latents", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),
     "vocabulary": Axis("rows of a lookup table", False, ("tensor",)),
     "classes": Axis("classes that a classifier tells apart", False),

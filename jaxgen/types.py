@@ -264,7 +264,13 @@ class Teacher(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Maps pictures to latents and back, float32. `factor` is the spatial down-sampling, `channels` that of latents."""
+    """Maps pictures to latents and back, float32. `factor` is the spatial down-sampling."""
+
+    def channels(self, image_channels: int) -> int:
+        """Channels of the latents of pictures with this many channels."""
+
+    def frozen(self, name: str) -> Frozen | None:
+        """The network, under a name in `Views.frozen`; None where there is none, and `params` are None below."""
 
     def encode(self, params: PyTree, images: jax.Array) -> jax.Array:
         """[B, H, W, 3 or 1] in [-1, 1] to latents [B, h, w, C]."""
@@ -272,6 +278,9 @@ class Autoencoder(Protocol):
     def decode(self, params: PyTree, latents: jax.Array) -> jax.Array:
         """Latents to pictures in [-1, 1]."""
 
+
+AUTOENCODER = "autoencoder"
+"""Name of the experiment's autoencoder among frozen networks."""
 
 Velocity = Callable[[jax.Array, jax.Array, PyTree], tuple[jax.Array, PyTree]]
 """`velocity(x_t [B, ..., C], t [B], carry) -> (v [B, ..., C], carry)`: all that a sampler knows of a network.

@@ -19,6 +19,9 @@ class Identity:
         """Channels of the latents of pictures with this many channels."""
         return image_channels
 
+    def frozen(self, name: str) -> None:
+        """There is no network."""
+
     def encode(self, params: types.PyTree, images: jax.Array) -> jax.Array:
         return images
 

@@ -36,13 +36,14 @@ _SECONDS = 1800
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A run as it is evaluated: what it is, which checkpoint, the real pictures of its data, and those whose captions are drawn, in
-    the tokens of this run."""
+    """A run as it is evaluated: what it is, which checkpoint, the parameters of its autoencoder where that has any, the real
+    pictures of its data, and those whose captions are drawn, in the tokens of this run."""
 
     folder: run.Run
     experiment: experiments.Experiment
     item: str
     step: int
+    decoder: types.PyTree
     test: real.Split
     rows: dict[str, np.ndarray]
 
@@ -75,9 +76,9 @@ class Session:
         self.subjects = []
         for folder, experiment in runs:
             item = session.sampled_item(experiment, steps.generator_player(experiment))
-            step = self._checkpoint(folder, experiment, item)
+            step, decoder = self._checkpoint(folder, experiment, item)
             test = self._read(experiment, "test")
-            self.subjects.append(Subject(folder, experiment, item, step, test, self.evaluation.wanted(test)))
+            self.subjects.append(Subject(folder, experiment, item, step, decoder, test, self.evaluation.wanted(test)))
         self._check_comparable()
         self.evaluation.target(self.subjects[0].test)
 
@@ -114,11 +115,12 @@ class Session:
         """Moments of the test pictures as .npz, for `evaluation.reference` elsewhere."""
         return self.evaluation.statistics(self.subjects[0].test)
 
-    def _checkpoint(self, folder: run.Run, experiment: experiments.Experiment, item: str) -> int:
+    def _checkpoint(self, folder: run.Run, experiment: experiments.Experiment, item: str) -> tuple[int, types.PyTree]:
         with jax.set_mesh(self.mesh):
             target = {item: steps.build(experiment, self.mesh).state.items()[item]}
         with checkpoint.Checkpoints(folder, hosts=self.hosts) as checkpoints:
-            return session.drawing_checkpoint(checkpoints, folder, experiment, target)
+            step = session.drawing_checkpoint(checkpoints, folder, experiment, target)
+            return step, session.decoder(checkpoints, step, experiment, self.mesh)
 
     def _read(self, experiment: experiments.Experiment, split: str, limit: int | None = None) -> real.Split:
         data = experiment.data
@@ -145,7 +147,7 @@ class Session:
                 target = {subject.item: steps.build(experiment, self.mesh).state.items()[subject.item]}
             with checkpoint.Checkpoints(subject.folder, hosts=self.hosts) as checkpoints:
                 params = checkpoints.restore(subject.step, target)[subject.item]
-            generator = Generator(experiment, self.mesh, self.seed)
+            generator = Generator(experiment, self.mesh, self.seed, subject.decoder)
             fields = {name: values[places] for name, values in generator.conditions(rows).items()}
             yield from generator.images(params, fields, places)
 

@@ -43,11 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
         with checkpoint.Checkpoints(folder, hosts=team) as checkpoints:
             target = {item: built.state.items()[item]}
             step = session.drawing_checkpoint(checkpoints, folder, experiment, target)
+            decoder = session.decoder(checkpoints, step, experiment, mesh)
             params = checkpoints.restore(step, target)[item]
         # Other settings, another name: a grid of one's own does not replace the one that training drew.
         settings = (experiments.dump(experiment.sampler), seed, count, arguments.caption)
         name = f"step-{step:08d}-{zlib.crc32(repr(settings).encode()):08x}"
-        generator = Generator(experiment, mesh, seed)
+        generator = Generator(experiment, mesh, seed, decoder)
         figures = samples.draw(experiment, generator, params, folder, name, rows, team, each=arguments.each)
         if team.first:
             session.write_json(arguments.json, {"run": str(folder.root), "step": step, **figures})

@@ -23,6 +23,7 @@ from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.training import checkpoint, loop
 from jaxgen.training import state as states
+from jaxgen.training.frozen import FrozenNetworks, described
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +249,25 @@ def drawing_checkpoint(
         needed = f"the ids that step {step} was trained on ({saved}); the list of words has changed"
         raise types.BadInput("data.tokens", f"{experiment.data.tokens} with fingerprint {mine}", needed)
     return step
+
+
+def decoder(
+    checkpoints: checkpoint.Checkpoints, step: int, experiment: experiments.Experiment, mesh: jax.sharding.Mesh
+) -> types.PyTree:
+    """Parameters of the autoencoder that a checkpoint was trained with; None where the experiment has no network for it.
+
+    Raises:
+      BadInput: it cannot be read, or is another one.
+    """
+    network = experiment.autoencoder.frozen(types.AUTOENCODER)
+    if network is None:
+        return None
+    found = FrozenNetworks((network,), mesh)(np.uint32(experiment.seed))
+    mine = described((network,), found)[network.name]
+    saved = checkpoints.read_about(step)["frozen"].get(network.name)
+    if saved != mine:
+        raise types.BadInput("autoencoder", f"weights {mine}", f"those that step {step} was trained with: {saved}")
+    return found[network.name]
 
 
 def open_data(experiment: experiments.Experiment, split: str) -> types.Examples:

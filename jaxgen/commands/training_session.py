@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from jaxgen.parallel.agreement import StopAgreement
 from jaxgen.samplers.generator import Generator
 from jaxgen.training import checkpoint, flops, logs, loop, manifest, profile, signals
 from jaxgen.training import step as steps
+from jaxgen.training.frozen import described
 from jaxgen.training.state import State
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def ordinary(experiment: experiments.Experiment) -> Work:
     examples = session.open_data(experiment, "train")
     with jax.set_mesh(mesh):
         step = steps.build(experiment, mesh)
-        step.read_frozen()
+        step.load_frozen.read()
     return Work(mesh, examples, step, step, experiment.data.batch_size, sharding.batch_sharding(mesh))
 
 
@@ -146,7 +146,7 @@ class TrainingSession:
             # All hosts meet a step that is not finite, and none waits for another then.
             stack.enter_context(self.team.together(loop.NotFinite))
             self.compiles.because("the first step")
-            frozen = self.step.load_frozen(np.uint32(experiment.seed))
+            frozen = self._frozen = self.step.load_frozen(np.uint32(experiment.seed))
             tokens = experiment.data.tokenizer.fingerprint
             self.about = {"versions": session.versions(), "frozen": self._frozen_about(frozen), "tokens": tokens}
             self.checkpoints.discard_newer(self.start)
@@ -249,12 +249,7 @@ class TrainingSession:
 
     def _frozen_about(self, frozen: dict[str, types.PyTree]) -> dict[str, dict[str, str]]:
         """Source and hash of each frozen network; refuses weights that differ from those the run began with."""
-        about = {}
-        for network in self.experiment.objective.frozen(self.experiment):
-            digest = hashlib.blake2b(digest_size=16)
-            for leaf in jax.tree.leaves(frozen[network.name]):
-                digest.update(np.ascontiguousarray(sharding.fetch(leaf)).tobytes())
-            about[network.name] = {"source": network.source, "hash": digest.hexdigest()}
+        about = described(self.experiment.objective.frozen(self.experiment), frozen)
         if self.start is not None:
             saved = self.checkpoints.read_about(self.start)["frozen"]
             if saved != about:
@@ -280,7 +275,7 @@ class TrainingSession:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.experiment, self.mesh, self.experiment.seed)
+        return Generator(self.experiment, self.mesh, self.experiment.seed, self._frozen.get(types.AUTOENCODER))
 
     def _tell(self, start: int) -> None:
         items = self.step.state.items()

@@ -1,7 +1,7 @@
 """Frozen encoders of pictures as teachers (`types.Teacher`): how pictures enter, what comes out; here with random weights.
 
 A random encoder is the control of what one that was trained is good for. Trained ones differ in where their weights lie:
-`training.saved_teacher` reads those of a run, `interop.dinov2` published ones.
+`training.saved_network` reads those of a run, `interop.dinov2` published ones.
 """
 
 from __future__ import annotations

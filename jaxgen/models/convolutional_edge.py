@@ -37,8 +37,8 @@ class ConvolutionalEdge:
     inner: int = 2
 
     def validate(self) -> None:
-        if self.split < 2:
-            raise types.BadInput("split", self.split, "at least 2, or no edge at all")
+        if self.split < 1:
+            raise types.BadInput("split", self.split, "1 or more")
         for name in ("before", "after", "inner"):
             if getattr(self, name) < 0:
                 raise types.BadInput(name, getattr(self, name), "0 or more")

@@ -1,4 +1,4 @@
-"""Convolutions over tokens that lie on a grid: the layer, and a residual block under a conditioning vector."""
+"""Convolutions over tokens that lie on a grid: the layer, and residual blocks, plain and under a conditioning vector."""
 
 from __future__ import annotations
 
@@ -65,3 +65,22 @@ class ConvolutionBlock(nn.Module):
         hidden = Convolution(self.width, self.scale, name="in")(modulate(x, shift, scale), grid)
         hidden = Convolution(self.width, self.scale, name="out")(nn.silu(norms.layer_norm(hidden)), grid)
         return constrain(x + gate * hidden, "batch", "length", "activation_embed")
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each behind a norm and the first SiLU between them, as in the autoencoders of latent diffusion (Rombach et
+    al., arXiv 2112.10752), with LayerNorm of each token.
+
+    Attributes:
+      width: channels.
+    """
+
+    width: int
+    scale: mup.Scale
+
+    @nn.compact
+    def __call__(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """x [B, L, C] on a grid of L tokens; returns [B, L, C]."""
+        hidden = Convolution(self.width, self.scale, name="in")(norms.layer_norm(x), grid)
+        hidden = Convolution(self.width, self.scale, name="out")(nn.silu(norms.layer_norm(hidden)), grid)
+        return constrain(x + hidden, "batch", "length", "activation_embed")

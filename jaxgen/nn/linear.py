@@ -45,21 +45,27 @@ class Linear(nn.Module):
             x = x * mup.forward_multiplier(self.scale, self.inputs)
         # Gathered in the dtype of the computation, which may be half as wide.
         place = sharding.gathered if self.gather else sharding.constrain
-        kernel = place(kernel.astype(x.dtype), *(axis[0] for axis in (*self.inputs, *self.outputs)))
-        parts = _parts(x, kernel, len(self.inputs)) if self.split else (_product(x, kernel, len(self.inputs)),)
+        kernel, names = kernel.astype(x.dtype), [axis[0] for axis in (*self.inputs, *self.outputs)]
+        count = len(self.inputs)
+        if not self.split:
+            parts = (_product(x, place(kernel, *names), count),)
+        elif jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1:
+            # Divided over `tensor`, a part is not in one piece within the whole.
+            parts = tuple(_product(x, part, count) for part in jnp.moveaxis(place(kernel, *names), count, 0))
+        else:
+            # Flat before it is gathered, and so is its gradient until that is scattered: a TPU is slower at gradients of kernels
+            # that lie in more than two axes.
+            names = (*names[:count], None)
+            flat = place(sharding.constrain(kernel.reshape(*kernel.shape[:count], -1), *names), *names)
+            parts = _parts(_product(x, flat, count), kernel.shape[count:])
         if self.bias:
             bias = mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
             parts = tuple(part + one for part, one in zip(parts, bias if self.split else (bias,), strict=True))
         return parts if self.split else parts[0]
 
 
-def _parts(x: jax.Array, kernel: jax.Array, count: int) -> tuple[jax.Array, ...]:
-    """As `_product`, cut along the first output."""
-    if jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1:
-        # Divided over `tensor`, a part is not in one piece within the whole.
-        return tuple(_product(x, part, count) for part in jnp.moveaxis(kernel, count, 0))
-    sizes = kernel.shape[count:]
-    whole = _product(x, kernel.reshape(*kernel.shape[:count], -1), count)
+def _parts(whole: jax.Array, sizes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """[..., product of `sizes`] cut along the first of these, to arrays [..., sizes[1:]]."""
     return tuple(part.reshape(*part.shape[:-1], *sizes[1:]) for part in jnp.split(whole, sizes[0], axis=-1))
 
 

@@ -81,7 +81,9 @@ class Denoising(abc.ABC):
         return (player, self._aligned.player(player)) if self._aligned else (player,)
 
     def frozen(self, experiment: Any) -> tuple[types.Frozen, ...]:
-        return (self._aligned.frozen(),) if self._aligned else ()
+        autoencoder = experiment.autoencoder.frozen(types.AUTOENCODER)
+        networks = (autoencoder, self._aligned.frozen() if self._aligned else None)
+        return tuple(network for network in networks if network is not None)
 
     def memory(self, experiment: Any) -> types.PyTree:
         return ()
@@ -91,7 +93,7 @@ class Denoising(abc.ABC):
         pixels = batch["image"]
         count = pixels.shape[0]
         images = from_uint8(pixels)
-        latents = views.modules["autoencoder"].encode(views.frozen.get("autoencoder"), images)
+        latents = views.modules[types.AUTOENCODER].encode(views.frozen.get(types.AUTOENCODER), images)
         rest = {name: value for name, value in batch.items() if name != "image"}
         if self._aligned:
             patch = views.modules["model"].patch

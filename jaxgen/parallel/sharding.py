@@ -76,6 +76,11 @@ def parameter_shardings(boxed: types.PyTree, mesh: jax.sharding.Mesh) -> types.P
     return jax.tree.map(one, boxed, is_leaf=lambda leaf: hasattr(leaf, "names"))
 
 
+def with_layout(tree: types.PyTree, layout: types.PyTree) -> types.PyTree:
+    """Abstract arrays where `layout` says that they lie."""
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, layout)
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Layout of every field of a batch: the leading axis over slice, data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(axes.BATCH_MESH_AXES))

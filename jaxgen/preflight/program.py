@@ -82,7 +82,7 @@ def compile_sampling(experiment: Any, target: Target) -> Program:
       DoesNotFit: it needs more memory than there is.
     """
     mesh, step = _built(experiment, target)
-    generator = Generator(experiment, mesh, experiment.seed)
+    generator = Generator(experiment, mesh, experiment.seed, step.frozen.get(types.AUTOENCODER))
     item = states.params_item(steps.generator_player(experiment))
     params = step.state.items()[item]
     arguments = generator.abstract(params, experiment.data.features())

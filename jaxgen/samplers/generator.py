@@ -24,17 +24,22 @@ class Generator:
 
     Attributes:
       rows: pictures drawn at once, on all devices.
-      draw: jitted (params, batch, indices), of `rows` rows each -> (pictures uint8, which were finite).
+      draw: jitted (params, decoder, batch, indices), of `rows` rows each -> (pictures uint8, which were finite).
+
+    Args:
+      decoder: parameters of the experiment's autoencoder, or their shapes, to compile alone; None where it has none.
     """
 
-    def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int) -> None:
+    def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int, decoder: types.PyTree = None) -> None:
         model, sampler, autoencoder = experiment.model, experiment.sampler, experiment.autoencoder
         process = experiment.objective.process
         side = experiment.data.resolution // autoencoder.factor
         shape = (side, side, model.channels)
         compute = jnp.dtype(experiment.precision.compute)
 
-        def draw(params: types.PyTree, batch: types.Batch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def draw(
+            params: types.PyTree, decoder: types.PyTree, batch: types.Batch, indices: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             root = keys.root(seed)
             noise = noise_for(keys.stream(root, "sample"), indices, shape)
             own = keys_for(keys.stream(root, "sample on the way"), indices)
@@ -46,14 +51,14 @@ class Generator:
                 return interface.velocity(model, params, x, t, streams, compute), carry
 
             latents, _ = sampler(sampler.guided(process.as_flow(network)), noise, (), own, process)
-            pixels = autoencoder.decode(None, latents)
+            pixels = autoencoder.decode(decoder, latents)
             # Pictures are made where their rows lie; only then is each sent everywhere.
             return jax.lax.with_sharding_constraint((to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))), self._layout)
 
         self._layout = sharding.batch_sharding(mesh)
         # Whole on every device, so that every host can fetch them.
         self.draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
-        self._mesh, self._streams = mesh, model.streams
+        self._mesh, self._streams, self._decoder = mesh, model.streams, decoder
         self.rows = sampler.images_per_device * meshes.batch_shards(mesh)
 
     def images(
@@ -71,11 +76,11 @@ class Generator:
             count = len(indices[part])
             with jax.set_mesh(self._mesh):
                 batch = {name: self._place(values[part]) for name, values in conditions.items()}
-                drawn = self.draw(params, batch, self._place(np.asarray(indices[part], np.int32)))
+                drawn = self.draw(params, self._decoder, batch, self._place(np.asarray(indices[part], np.int32)))
             images, finite = jax.device_get(drawn)
             yield images[:count], finite[:count]
 
-    def abstract(self, params: types.PyTree, features: dict[str, Any]) -> tuple[types.PyTree, types.Batch, jax.ShapeDtypeStruct]:
+    def abstract(self, params: types.PyTree, features: dict[str, Any]) -> tuple[Any, ...]:
         """Arguments of `draw` without values, to compile it ahead of time.
 
         Args:
@@ -84,7 +89,7 @@ class Generator:
         """
         shapes = {name: (feature.shape, feature.dtype) for name, feature in self.conditions(features).items()}
         batch = {n: jax.ShapeDtypeStruct((self.rows, *shape), dtype, sharding=self._layout) for n, (shape, dtype) in shapes.items()}
-        return params, batch, jax.ShapeDtypeStruct((self.rows,), np.int32, sharding=self._layout)
+        return params, self._decoder, batch, jax.ShapeDtypeStruct((self.rows,), np.int32, sharding=self._layout)
 
     def conditions(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The fields of rows that the model is conditioned on."""

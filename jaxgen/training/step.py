@@ -7,7 +7,6 @@ gradient is not finite changes nothing, and neither does any after it: the state
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import optax
 from jaxgen import mup, types
 from jaxgen.parallel import keys, sharding
 from jaxgen.training import player_updates, slice_gradients
+from jaxgen.training.frozen import FrozenNetworks
 from jaxgen.training.state import State
 
 
@@ -48,8 +48,7 @@ class Step:
       boxed: abstract parameters by player with their descriptions (`mup.Parameter`).
       state: abstract state with shardings. frozen: abstract frozen networks with shardings.
       batch: abstract batch with shardings, as the loader makes it.
-      initial: jitted seed -> State. load_frozen: seed -> frozen networks, jitted; what lies in files is read, once.
-      read_frozen: the frozen networks that lie in files, by name; compiles nothing, raises BadInput.
+      initial: jitted seed -> State. load_frozen: seed -> frozen networks.
       restart: state -> the state with optimizers that know of no gradient yet; their schedules go on. For parameters that were
         moved by something else than the optimizer.
       prepare: jitted (state, frozen, batch) -> prepared batch; None where nothing happens on the host between.
@@ -62,8 +61,7 @@ class Step:
     frozen: dict[str, types.PyTree]
     batch: types.Batch
     initial: Callable[[Any], State]
-    load_frozen: Callable[[Any], dict[str, types.PyTree]]
-    read_frozen: Callable[[], dict[str, types.PyTree]]
+    load_frozen: FrozenNetworks
     restart: Callable[[State], State]
     update: Callable[..., tuple[State, Report]]
     prepare: Callable[..., types.Batch] | None
@@ -93,14 +91,12 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     """
     objective = experiment.objective
     players = objective.players(experiment)
-    networks = objective.frozen(experiment)
-    plain = functools.partial(jax.tree.map, lambda box: box.value, is_leaf=mup.is_parameter)
+    networks = FrozenNetworks(objective.frozen(experiment), mesh)
 
     boxed = {}
     for player in players:
         boxed[player.name] = jax.eval_shape(lambda p=player: p.module.init(jax.random.key(0), *p.inputs())["params"])
         mup.require_boxes(boxed[player.name], player.name)
-    frozen_boxed = {n.name: jax.eval_shape(lambda n=n: n.load(jax.random.key(0))) for n in networks}
 
     steps = experiment.training.steps
     groups = player_updates.groups(players)
@@ -141,24 +137,6 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
         },
         memory=jax.tree.map(lambda _: everywhere, abstract.memory),
     )
-    frozen_layout = {
-        name: sharding.parameter_shardings(tree, mesh) if _is_boxed(tree) else jax.tree.map(lambda _: everywhere, tree)
-        for name, tree in frozen_boxed.items()
-    }
-
-    frozen_abstract = _with_layout(plain(frozen_boxed), frozen_layout)
-    made = [network for network in networks if network.read is None]
-    stored = [network for network in networks if network.read is not None]
-
-    def load_frozen(seed: jax.Array) -> dict[str, types.PyTree]:
-        key = keys.stream(keys.root(seed), "frozen")
-        return {network.name: nn.meta.unbox(network.load(keys.stream(key, network.name))) for network in made}
-
-    @functools.cache
-    def read_frozen() -> dict[str, types.PyTree]:
-        return {network.name: network.read(frozen_abstract[network.name]) for network in stored}
-
-    load_program = jax.jit(load_frozen, out_shardings={network.name: frozen_layout[network.name] for network in made})
 
     merge = experiment.training.merge
     if merge is not None:
@@ -242,12 +220,11 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     return Step(
         mesh=mesh,
         boxed=boxed,
-        state=_with_layout(abstract, state_layout),
-        frozen=frozen_abstract,
+        state=sharding.with_layout(abstract, state_layout),
+        frozen=networks.abstract,
         batch=batch,
         initial=jax.jit(initial, out_shardings=state_layout),
-        load_frozen=_WithStored(load_program, read_frozen) if stored else load_program,
-        read_frozen=read_frozen,
+        load_frozen=networks,
         restart=restart,
         update=program,
         prepare=jax.jit(prepare, out_shardings=given) if host is not None else None,
@@ -259,7 +236,7 @@ def modules(experiment: Any) -> dict[str, Any]:
     """What `types.Views.modules` holds: each player's and frozen network's module, and the autoencoder."""
     objective = experiment.objective
     found = {network.name: network.module for network in (*objective.players(experiment), *objective.frozen(experiment))}
-    return found | {"autoencoder": experiment.autoencoder}
+    return found | {types.AUTOENCODER: experiment.autoencoder}
 
 
 def generator_player(experiment: Any) -> str:
@@ -305,22 +282,6 @@ def dotted(path: tuple) -> str:
     return ".".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
-@dataclasses.dataclass(frozen=True)
-class _WithStored:
-    """Stands in for the jitted program that makes frozen networks, and adds those that are read."""
-
-    program: Any
-    read: Callable[[], dict[str, types.PyTree]]
-
-    def __call__(self, seed: Any) -> dict[str, types.PyTree]:
-        # What cannot be read is refused before the program compiles.
-        found = self.read()
-        return self.program(seed) | found
-
-    def lower(self, seed: Any) -> Any:
-        return self.program.lower(seed)
-
-
 def _as_parameters(tree: types.PyTree, params: types.PyTree, layout: types.PyTree, otherwise: Any) -> types.PyTree:
     """Layouts of an optimizer's state: what lies at the end of its path and has the shape of a parameter lies as that does."""
     flat = jax.tree_util.tree_leaves_with_path(params)
@@ -331,11 +292,3 @@ def _as_parameters(tree: types.PyTree, params: types.PyTree, layout: types.PyTre
         return next((where for shape, where in ends if shape == leaf.shape), otherwise)
 
     return jax.tree_util.tree_map_with_path(of, tree)
-
-
-def _is_boxed(tree: types.PyTree) -> bool:
-    return any(mup.is_parameter(leaf) for leaf in jax.tree.leaves(tree, is_leaf=mup.is_parameter))
-
-
-def _with_layout(tree: types.PyTree, layout: types.PyTree) -> types.PyTree:
-    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), tree, layout)

@@ -159,7 +159,7 @@ ALIGNMENTS = [
     pytest.param([f"{TOWER}.channels=3"], "objective.alignment.teacher.module.channels", "3", "1, the channels", id="channels"),
     pytest.param([f"{TOWER}.grid=0"], f"{TOWER}.grid", "0", "positive", id="no table of positions"),
     pytest.param(
-        ["objective.alignment.teacher=jaxgen.training.saved_teacher:SavedTeacher"],
+        ["objective.alignment.teacher=jaxgen.training.saved_network:SavedTeacher"],
         "objective.alignment.teacher.module",
         "nothing",
         "a value",

@@ -1,4 +1,4 @@
-"""A teacher whose weights lie in a run: an encoder that was trained with the ordinary loop."""
+"""Frozen networks whose weights lie in a run: a teacher or an autoencoder that was trained with the ordinary loop."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import dataclasses
 import functools
 
 from jaxgen import run, types
+from jaxgen.autoencoders.frozen import RandomAutoencoder
 from jaxgen.encoders.teacher import RandomTeacher
 from jaxgen.training import checkpoint
 from jaxgen.training import state as states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedTeacher(RandomTeacher):
-    """The encoder of a run's newest whole checkpoint.
+class Saved:
+    """The newest whole checkpoint of a run.
 
-    Checkpoints of what learns from it hold a hash of its weights, not the weights: going on with others is refused, and the run may
-    have moved meanwhile.
+    Checkpoints of what uses it hold a hash of its weights, not the weights: going on with others, or drawing with them, is refused,
+    and the run may have moved meanwhile.
 
     Attributes:
       path: folder of the run, local or any that fsspec opens.
@@ -31,7 +32,7 @@ class SavedTeacher(RandomTeacher):
     def validate(self) -> None:
         super().validate()
         if not self.path:
-            raise types.BadInput("path", self.path, "the folder of a run that trained the encoder")
+            raise types.BadInput("path", self.path, "the folder of a run that trained it")
 
     def frozen(self, name: str) -> types.Frozen:
         return types.Frozen(name, self.module, self.initial, "a run", functools.partial(self._read, name))
@@ -40,12 +41,22 @@ class SavedTeacher(RandomTeacher):
         option = f"path of the {name}"
         folder = run.Run(self.path)
         if not folder.exists():
-            raise types.BadInput(option, self.path, "the folder of a run that trained the encoder")
+            raise types.BadInput(option, self.path, f"the folder of a run that trained the {name}; train that first")
         item = states.ema_item(self.player, str(self.ema)) if self.ema else states.params_item(self.player)
         complaints: list[str] = []
         with checkpoint.Checkpoints(folder) as checkpoints:
             step = checkpoints.newest_whole(complaints.append, (item,))
             if step is None:
                 found = f"{self.path} ({'; '.join(complaints)})" if complaints else self.path
-                raise types.BadInput(option, found, "a run with a whole checkpoint; train the encoder first")
+                raise types.BadInput(option, found, f"a run with a whole checkpoint; train the {name} first")
             return checkpoints.restore(step, {item: target})[item]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedTeacher(Saved, RandomTeacher):
+    """An encoder that a run trained; see `Saved` and `RandomTeacher`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedAutoencoder(Saved, RandomAutoencoder):
+    """An autoencoder that a run trained; see `Saved` and `RandomAutoencoder`."""
