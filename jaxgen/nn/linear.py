@@ -47,17 +47,18 @@ class Linear(nn.Module):
         place = sharding.gathered if self.gather else sharding.constrain
         kernel, names = kernel.astype(x.dtype), [axis[0] for axis in (*self.inputs, *self.outputs)]
         count = len(self.inputs)
-        if not self.split:
-            parts = (_product(x, place(kernel, *names), count),)
-        elif jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1:
+        if len(self.outputs) == 1 or jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1:
+            kernel = place(kernel, *names)
             # Divided over `tensor`, a part is not in one piece within the whole.
-            parts = tuple(_product(x, part, count) for part in jnp.moveaxis(place(kernel, *names), count, 0))
+            kernels = jnp.moveaxis(kernel, count, 0) if self.split else (kernel,)
+            parts = tuple(_product(x, part, count) for part in kernels)
         else:
-            # Flat before it is gathered, and so is its gradient until that is scattered: a TPU is slower at gradients of kernels
-            # that lie in more than two axes.
-            names = (*names[:count], None)
-            flat = place(sharding.constrain(kernel.reshape(*kernel.shape[:count], -1), *names), *names)
-            parts = _parts(_product(x, flat, count), kernel.shape[count:])
+            # Flat before it is gathered, and its gradient flat until it is scattered, which the barrier sees to: a TPU is slower at
+            # a gradient of more than two axes, and lays out anew what it knows of all tokens for it.
+            sizes, names = kernel.shape[count:], (*names[:count], None if self.split else names[count])
+            kernel = jax.lax.optimization_barrier(kernel.reshape(*kernel.shape[:count], -1))
+            whole = _product(x, place(sharding.constrain(kernel, *names), *names), count)
+            parts = _parts(whole, sizes) if self.split else (whole.reshape(*whole.shape[:-1], *sizes),)
         if self.bias:
             bias = mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
             parts = tuple(part + one for part, one in zip(parts, bias if self.split else (bias,), strict=True))
