@@ -9,8 +9,8 @@ bash launch/local.sh train configs/dit_mup_xl2_imagenet256.py:tiny     # a few s
 There is no reader of encoded ImageNet here yet: `data.source` is `synthetic`, which makes up pictures of 32 × 32 × 4 in the place
 of an autoencoder's latents (10 of the 1000 classes), so a run of this learns nothing of ImageNet, and no samples are drawn.
 
-Preflight: peak 3.9 of 15.75 GiB, 105 to 140 ms a step of 256 [communication hidden, as compiled], MFU 55 to 41 %: a batch that is
-small for 16 chips leaves a quarter of the step to collectives. 1,120 to 1,490 chip-hours in all.
+Preflight: peak 3.9 of 15.75 GiB, 101 to 127 ms a step of 256 [communication hidden, as compiled], MFU 57 to 46 %: a batch that is
+small for 16 chips leaves a fifth of the step to collectives. 1,080 to 1,350 chip-hours in all.
 
 The rate is found on `proxy`, a quarter as wide (42.6 million parameters) and as deep, and holds here; `standard` is the published
 DiT at its published rate. The paper's FID-50K without guidance, by 250 steps of the reverse chain, `sampled` here:

@@ -8,13 +8,14 @@ There is no reader of encoded ImageNet here yet: `data.source` is `synthetic`, w
 of an autoencoder's latents (10 of the 1000 classes), so a run of this learns nothing of ImageNet, and no samples are drawn. As many
 pictures as in the paper (400 000 steps of 256), in steps of 1024. `at_512` has latents of 512 × 512.
 
-Preflight: peak 12.4 of 15.75 GiB, 394 to 439 ms a step [communication hidden, as compiled], MFU 59 to 53 %. Of the 439: products
-252, attention 53, memory-bound 90, exposed collectives 44. What limits it: what is kept of a block is copied out of the stack of
+Preflight: peak 12.4 of 15.75 GiB, 363 to 398 ms a step [communication hidden, as compiled], MFU 64 to 58 %. Of the 398: products
+233, attention 53, memory-bound 78, exposed collectives 34. What limits it: what is kept of a block is copied out of the stack of
 all before it is read, and gradients are summed after each block with nothing beside them. Tried, as compiled, with 16 MiB of vector
 memory for a fusion unless said otherwise:
 
 | batch | mesh             | remat | attention | kernels                                | ms  | MFU  | peak GiB |
 |-------|------------------|-------|-----------|----------------------------------------|-----|------|----------|
+| 1024  | fsdp=16          | dots  | flash     | the same, gathered flat; 32 MiB        | 398 | 58 % | 12.4     |
 | 1024  | fsdp=16          | dots  | flash     | parts cut from flat products; 32 MiB   | 439 | 53 % | 12.4     |
 | 1024  | fsdp=16          | dots  | flash     | products of two matrices; 32 MiB       | 454 | 51 % | 12.4     |
 | 1024  | fsdp=16          | dots  | flash     | products of two matrices; 64 MiB       | 463 | 50 % | 12.4     |

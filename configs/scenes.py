@@ -33,6 +33,7 @@ from jaxgen.samplers.steppers import Ancestral
 from jaxgen.samplers.time_grids import Uniform
 from jaxgen.training.muon import Muon
 from jaxgen.training.optimizer import AdamW
+from jaxgen.training.saved_network import SavedAutoencoder
 from jaxgen.training.settings import Training
 
 
@@ -65,18 +66,33 @@ def get_config() -> Experiment:
     )
 
 
+AUTOENCODER = ConvolutionalAutoencoder(latent_channels=4)
+
+
 def autoencoder() -> Experiment:
-    """The autoencoder."""
+    """The autoencoder of `latent`: 8 × 8 tokens of four channels, with noise that makes their space smooth."""
     return dataclasses.replace(
         get_config(),
-        model=ConvolutionalAutoencoder(),
-        autoencoder=Identity(),
-        objective=Reconstruction(),
+        model=AUTOENCODER,
+        objective=Reconstruction(noise=0.3),
         data=Data(source=Scenes(), batch_size=32, resolution=32, channels=3, text_length=28, tokens="words"),
         optimizer=AdamW(learning_rate=3e-3, b2=0.98, schedule="cosine", warmup_steps=50),
-        training=Training(steps=2_500, log_every=20, checkpoint_every=500),
+        training=Training(steps=2_000, log_every=20, checkpoint_every=500),
         sampler=None,
         evaluation=None,
+    )
+
+
+def latent() -> Experiment:
+    """Text to image in the latents of `autoencoder`, which is to be trained first."""
+    config = get_config()
+    return dataclasses.replace(
+        config,
+        model=config.model.clone(patch=1, channels=4, edge=ConvolutionalEdge(split=1, before=0, after=0, inner=3)),
+        autoencoder=SavedAutoencoder(module=AUTOENCODER, path="runs/scenes-autoencoder"),
+        objective=FlowMatching(timesteps=LogitNormal(std=1.2)),
+        training=Training(steps=9_000, log_every=20, checkpoint_every=1000),
+        sampler=dataclasses.replace(config.sampler, grid=Uniform(shift=1.5)),
     )
 
 
