@@ -3,6 +3,8 @@
 bash launch/local.sh train configs/scenes.py            # text to image
 bash launch/local.sh train configs/scenes.py:long       # the same, twice as wide and five times as long; never run
 bash launch/local.sh train configs/scenes.py:tiny       # a few steps: does everything run here?
+bash launch/local.sh train configs/scenes.py:autoencoder
+bash launch/local.sh train configs/scenes.py:latent     # the same in the latents of that autoencoder
 
 Measured on two CPU cores: 27 minutes with the install, the data set and the evaluation. Of 480 pictures the exact checker finds
 colour, shape and number right in 52 %, in 48 % where the wording is none of training's; GenEval's tasks by its own, laxer rules
@@ -84,7 +86,12 @@ def autoencoder() -> Experiment:
 
 
 def latent() -> Experiment:
-    """Text to image in the latents of `autoencoder`, which is to be trained first."""
+    """Text to image in the latents of `autoencoder`, which is to be trained first.
+
+    Measured once, each on one core beside other work, in 6 and 40 minutes: colour, shape and number right in 45 % (38 % where the
+    wording is none of training's), GenEval's tasks 0.53. Single objects (0.85) and colours (0.94) come out better than from pixels,
+    positions (0.11) and two colours (0.31) worse. After a third of the steps 17 %, where pixels give 9 %.
+    """
     config = get_config()
     return dataclasses.replace(
         config,
