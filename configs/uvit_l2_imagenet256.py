@@ -7,8 +7,8 @@ bash launch/local.sh train configs/uvit_l2_imagenet256.py:tiny        # a few st
 There is no reader of encoded ImageNet here yet: `data.source` is `synthetic`, which makes up pictures of 32 × 32 × 4 in the place
 of an autoencoder's latents (10 of the 1000 classes), so a run of this learns nothing of ImageNet, and no samples are drawn.
 
-Preflight: peak 9.3 of 15.75 GiB, 366 to 387 ms a step [communication hidden, as compiled], MFU 41 to 39 %. Of the 387: products
-204, attention 56, memory-bound 106, exposed collectives 21. 490 to 520 chip-hours in all.
+Preflight: peak 9.3 of 15.75 GiB, 355 to 369 ms a step [communication hidden, as compiled], MFU 42 to 40 %. Of the 369: products
+197, attention 56, memory-bound 101, exposed collectives 15. 470 to 490 chip-hours in all.
 
 Batch, steps, rate, decays and the share of dropped labels are the paper's, which reports FID 3.40 after 300 000 steps with the
 noise of a variance-preserving process and 50 steps of DPM-Solver under guidance; the process here is flow matching.
