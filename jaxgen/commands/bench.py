@@ -133,10 +133,9 @@ def _sampling(experiment: Any, built: Any, examples: Any, player: str, count: in
     import jax
     import numpy as np
 
-    from jaxgen import types
     from jaxgen.parallel import chips
     from jaxgen.samplers.generator import Generator
-    from jaxgen.training import bench
+    from jaxgen.training import bench, frozen
 
     abstract, sampler = built.state.params[player], experiment.sampler
     per_image = bench.forward_flops(experiment, abstract) * sampler.network_rows()
@@ -144,8 +143,7 @@ def _sampling(experiment: Any, built: Any, examples: Any, player: str, count: in
     initial = lambda seed: built.initial(seed).params[player]
     layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     params = jax.block_until_ready(jax.jit(initial, out_shardings=layout)(np.uint32(experiment.seed)))
-    frozen = built.load_frozen(np.uint32(experiment.seed))
-    generator = Generator(experiment, built.mesh, experiment.seed, frozen.get(types.AUTOENCODER))
+    generator = Generator(experiment, built.mesh, experiment.seed, frozen.autoencoder(experiment, built.mesh))
     images = generator.rows
     fields = generator.conditions(examples.rows(range(images)))
     times = bench.calls(lambda: list(generator.images(params, fields, np.arange(images))), count)

@@ -21,9 +21,8 @@ from jaxgen import experiment as experiments
 from jaxgen import run, types
 from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
-from jaxgen.training import checkpoint, loop
+from jaxgen.training import checkpoint, frozen, loop
 from jaxgen.training import state as states
-from jaxgen.training.frozen import FrozenNetworks, described
 
 log = logging.getLogger(__name__)
 
@@ -262,12 +261,13 @@ def decoder(
     network = experiment.autoencoder.frozen(types.AUTOENCODER)
     if network is None:
         return None
-    found = FrozenNetworks((network,), mesh)(np.uint32(experiment.seed))
-    mine = described((network,), found)[network.name]
+    found = frozen.autoencoder(experiment, mesh)
+    mine = frozen.described((network,), {network.name: found})[network.name]
     saved = checkpoints.read_about(step)["frozen"].get(network.name)
     if saved != mine:
-        raise types.BadInput("autoencoder", f"weights {mine}", f"those that step {step} was trained with: {saved}")
-    return found[network.name]
+        needed = f"those that step {step} was trained with: {saved}; autoencoder.path says from which run they are read"
+        raise types.BadInput("autoencoder", f"weights {mine}", needed)
+    return found
 
 
 def open_data(experiment: experiments.Experiment, split: str) -> types.Examples:

@@ -60,6 +60,16 @@ class FrozenNetworks:
         return self._program.lower(seed)
 
 
+def autoencoder(experiment: Any, mesh: jax.sharding.Mesh) -> types.PyTree:
+    """Parameters of the experiment's autoencoder, and of no other frozen network; None where it has none.
+
+    Raises:
+      BadInput: they cannot be read.
+    """
+    network = experiment.autoencoder.frozen(types.AUTOENCODER)
+    return None if network is None else FrozenNetworks((network,), mesh)(np.uint32(experiment.seed))[network.name]
+
+
 def described(networks: Sequence[types.Frozen], params: Mapping[str, types.PyTree]) -> dict[str, dict[str, str]]:
     """Source and hash of each, as checkpoints keep them."""
     found = {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import cli, run
+from jaxgen import cli, run, types
 from jaxgen import experiment as experiments
 from jaxgen.parallel import mesh as meshes
 from jaxgen.samplers.generator import Generator
@@ -55,8 +55,6 @@ def test_the_generator_learns_latents_and_what_it_draws_is_decoded(trained):
 
 
 def views(tree, decoder):
-    from jaxgen import types
-
     return types.Views({}, {}, {"autoencoder": decoder}, modules=steps.modules(tree))
 
 
@@ -67,6 +65,12 @@ def test_commands_draw_with_it_wherever_it_lies_now(trained, tmp_path):
     assert command("sample", str(root / "run"), "--count", "100", path=root / "autoencoder") == 0
     found = [np.asarray(Image.open(path)) for path in (root / "run" / "samples").glob("step-00000002-*.png")]
     assert len(found) == 1 and np.array_equal(found[0], before)
+
+
+def test_its_drawing_is_timed_as_well(trained, tmp_path):
+    figures = tmp_path / "bench.json"
+    assert command("bench", CONFIG, "--sampler", "--json", str(figures), path=trained / "autoencoder") == 0
+    assert figures.exists()
 
 
 def test_another_autoencoder_is_refused_and_so_is_none(trained, tmp_path, capsys):
