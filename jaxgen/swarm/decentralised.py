@@ -119,9 +119,9 @@ class IOS(_WeightedRule):
     def _weights(self, points, weights, hostile, most):
         left = jnp.concatenate([1 - jnp.sum(weights, keepdims=True), weights])
         for cut in range(most):
-            distances = points.squared_distances_from(left / jnp.sum(left))
+            distances = points.squared_distances_from(left / _total(left))
             left = jnp.where(_farthest(distances, left) & (cut < hostile), 0, left)
-        return left / jnp.sum(left)
+        return left / _total(left)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +240,7 @@ class _Few:
 
     def _point(self, weights: jax.Array) -> jax.Array:
         # A sum and not a product of matrices, which is slow where there are many that are small.
-        return jnp.sum(weights[:, None] * self._rows, axis=0)
+        return _total(weights[:, None] * self._rows)
 
     def squared_distances_from(self, weights: jax.Array) -> jax.Array:
         squares = jnp.sum(jnp.square(self._rows - self._point(weights)[None]), axis=1)
@@ -282,6 +282,16 @@ def _nearest(points: Points, weights: jax.Array, hostile: int | jax.Array, most:
     for cut in range(most):
         left = jnp.where(_farthest(distances, left) & (cut < hostile), 0, left)
     return left, distances
+
+
+def _total(values: jax.Array) -> jax.Array:
+    """Sum over the leading axis, by halves: under `vmap`, a sum proper becomes a library's call on a CPU, at three times the cost."""
+    length = 1 << (values.shape[0] - 1).bit_length()
+    values = jnp.pad(values, [(0, length - values.shape[0])] + [(0, 0)] * (values.ndim - 1))
+    while length > 1:
+        length //= 2
+        values = values[:length] + values[length:]
+    return values[0]
 
 
 def _normalised(values: jax.Array) -> jax.Array:
