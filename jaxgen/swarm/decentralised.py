@@ -285,7 +285,7 @@ def _nearest(points: Points, weights: jax.Array, hostile: int | jax.Array, most:
 
 
 def _total(values: jax.Array) -> jax.Array:
-    """Sum over the leading axis, by halves: under `vmap`, a sum proper becomes a library's call on a CPU, at three times the cost."""
+    """Sum over the leading axis, by halves; under `vmap` on a CPU a sum proper is a library's call, at three times the cost."""
     length = 1 << (values.shape[0] - 1).bit_length()
     values = jnp.pad(values, [(0, length - values.shape[0])] + [(0, 0)] * (values.ndim - 1))
     while length > 1:
