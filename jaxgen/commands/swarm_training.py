@@ -78,7 +78,7 @@ def report(folder: runs.Run, experiment: Any, step: mdsl.SwarmStep) -> dict[str,
     count = max(len(rounds), 1)
     return {
         "swarm_report": str(path),
-        "logged_rounds": len(rounds),
+        "rounds": len(rounds),
         "bytes_up": sum(found.up),
         "bytes_down": sum(found.down),
         "uploads_per_round": sum(row["swarm/uploads"] for row in rounds) / count,

@@ -1,8 +1,9 @@
 """`mdsl-generative`: sites that each mostly hold two digits train one generator together, better than any of them alone.
 
 Ten sites train one flow-matching model by M-DSL, by federated averaging, and each by itself, with and without two hostile sites.
-Every digit is a main one at two sites, and a third has a few of it: no site alone can draw what the others know. Two devices train nearly twice as fast as one, so on a CPU
-`JAX_NUM_CPU_DEVICES=2 jaxgen reproduce mdsl-generative` gives each of two cores half of the sites.
+Every digit is a main one at two sites, and a third has a few of it: no site alone can draw what the others know. Two devices train
+nearly twice as fast as one, so on a CPU `JAX_NUM_CPU_DEVICES=2 jaxgen reproduce mdsl-generative` gives each of two cores half of
+the sites.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -54,7 +55,11 @@ class SwarmRuns:
         return sum(self._found[key]["seconds"] for key in self._asked)
 
     def figures(self, tree: SwarmExperiment) -> Figures:
-        """What was measured of this experiment at its seed, and `seconds`, `uploads` a round and bytes `up`."""
+        """What was measured of this experiment at its seed, and `seconds`, `uploads` a round and bytes `up`.
+
+        Raises:
+          InvariantFailed: the sites' own best scores rose, or the best model's where better ones alone are accepted.
+        """
         for text in self._place.overrides:
             tree = experiments.override(tree, text)
         tree.validate()
@@ -63,6 +68,10 @@ class SwarmRuns:
         if key not in self._found:
             started = time.perf_counter()
             trained = self._train(tree)
+            for name in ("swarm/personal_score",) + (("swarm/score",) if tree.swarm.accept == "better" else ()):
+                scores = [row[name] for row in trained.rows]
+                if any(after > before for before, after in itertools.pairwise(scores)):
+                    raise claim.InvariantFailed(f"{name} rose: {scores}")
             sent = traffic.of(tree.swarm, trained.step.state.params)
             uploads = [int(row["swarm/uploads"]) for row in trained.rows]
             figures = self._measure(tree, trained) | {

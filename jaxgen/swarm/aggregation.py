@@ -36,6 +36,9 @@ class Rule(Protocol):
     def check_sites(self, n: int) -> None:
         """Raises BadInput where the rule does not stand f hostile ones of n sites."""
 
+    def among(self, n: int) -> Rule:
+        """The rule for n of the sites only: against as many hostile ones as before, where that is less than half of them."""
+
     def __call__(self, updates: types.PyTree, layout: Layout | None = None) -> types.PyTree:
         """Leaves [n, ...] to leaves [...]."""
 
@@ -56,6 +59,9 @@ class _Bounded:
         self.validate()
         if 2 * self.f >= n:
             raise types.BadInput("f", self.f, f"less than half of the {n} sites")
+
+    def among(self, n: int) -> Any:
+        return dataclasses.replace(self, f=min(self.f, (n - 1) // 2))
 
 
 class _ServerRule(_Bounded):
@@ -171,6 +177,10 @@ class MultiKrum(_ServerRule):
         super().check_sites(n)
         if not 0 <= self.m <= n - self.f:
             raise types.BadInput("m", self.m, f"0 (n − f), or at most n − f = {n - self.f} of the {n} sites")
+
+    def among(self, n: int) -> MultiKrum:
+        fewer = super().among(n)
+        return dataclasses.replace(fewer, m=min(self.m, n - fewer.f))
 
     def merge(self, stack: Stack) -> types.PyTree:
         count = self.m or stack.n - self.f
@@ -288,6 +298,9 @@ class Composed(_ServerRule):
         for step in self.steps:
             step.check_sites(n)
 
+    def among(self, n: int) -> Composed:
+        return Composed(tuple(step.among(n) for step in self.steps))
+
     def merge(self, stack: Stack) -> types.PyTree:
         for step in self.steps[:-1]:
             stack = step.transform(stack)
@@ -329,17 +342,6 @@ class Robust(_ServerRule):
 
     def merge(self, stack: Stack) -> types.PyTree:
         return self.composed.merge(stack)
-
-
-def parse(text: str, f: int) -> Composed:
-    """The rule written as names with commas, `arc,nnm,cwtm`, for f hostile sites.
-
-    Raises:
-      BadInput: an unknown name, or an order that makes no rule.
-    """
-    named = Robust(tuple(name.strip() for name in text.split(",")), f)
-    named.validate()
-    return named.composed
 
 
 def clip_factors(norms: jax.Array, clipped: int) -> jax.Array:

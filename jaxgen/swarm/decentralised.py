@@ -126,7 +126,10 @@ class IOS(_WeightedRule):
 
 @dataclasses.dataclass(frozen=True)
 class FABA(_WeightedRule):
-    """As IOS, from the plain mean of the neighbours; then the plain mean of own and of what is left (Xia et al., IJCAI 2019)."""
+    """As IOS, from the plain mean of the neighbours; then the plain mean of own and of what is left (Xia et al., IJCAI 2019).
+
+    Own value has no say in who is cut: where half of the neighbours lie together, the honest ones can be cut.
+    """
 
     even = True
 

@@ -54,13 +54,13 @@ class Features:
     the shared pictures.
 
     Attributes:
-      space: an `evaluation.features:FeatureSpace`.
+      space: an `evaluation.features:FeatureSpace`; None takes the pixels.
       buckets: of k-means, at most a quarter of the shared pictures.
       directions: random directions of the sliced distance.
       limit: pictures of a site that are looked at.
     """
 
-    space: Any = dataclasses.field(metadata={"choices": {"pixels": "jaxgen.evaluation.features:Pixels"}})
+    space: Any = None
     buckets: int = 64
     directions: int = 64
     limit: int = 2048
@@ -73,9 +73,14 @@ class Features:
     def __call__(
         self, parts: Sequence[np.ndarray], shared: np.ndarray, labels: np.ndarray | None, read: Callable[[np.ndarray], dict]
     ) -> np.ndarray:
-        of = lambda places: self.space.features(read(places)["image"])
+        of = lambda places: self._features(read(places)["image"])
         chosen = [part[np.arange(min(len(part), self.limit)) * len(part) // min(len(part), self.limit)] for part in parts]
         return of_features([of(part) for part in chosen], of(shared), self.buckets, self.directions)
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        if self.space is None:
+            return images.reshape(len(images), -1).astype(np.float32)
+        return self.space.features(images)
 
 
 def of_counts(counts: np.ndarray) -> np.ndarray:

@@ -389,18 +389,22 @@ class _Program:
 
 
 def merged(rule: aggregation.Rule, updates: types.PyTree, received: jax.Array) -> types.PyTree:
-    """One update of those that were received; zero where none was.
+    """One update of those that were received, by the rule with an `f` that fits their number; zero where none was.
 
     Args:
       updates: leaves [K, ...]; entries of sites that were not received do not matter, whatever they are. received: bool [K].
     """
-    count = jnp.maximum(jnp.sum(received), 1)
     if isinstance(rule, aggregation.Mean):
+        count = jnp.maximum(jnp.sum(received), 1)
         return jax.tree.map(lambda rows: jnp.sum(jnp.where(_along(received, rows), rows, 0), axis=0) / count, updates)
-    # Rules take a fixed number of rows: those received, in turn.
-    slots = jnp.argsort(~received)[jnp.arange(received.shape[0]) % count]
-    update = rule(jax.tree.map(lambda rows: rows[slots], updates))
-    return jax.tree.map(lambda leaf: jnp.where(jnp.any(received), leaf, 0), update)
+    first = jnp.argsort(~received)
+    nothing = lambda: jax.tree.map(lambda rows: jnp.zeros_like(rows[0]), updates)
+
+    def of(number: int) -> Callable[[], types.PyTree]:
+        return lambda: rule.among(number)(jax.tree.map(lambda rows: rows[first[:number]], updates))
+
+    # A rule is written for a number of rows, so there is one for each number that may come.
+    return jax.lax.switch(jnp.sum(received), [nothing, *map(of, range(1, received.shape[0] + 1))])
 
 
 def _along(flags: jax.Array, rows: jax.Array) -> jax.Array:

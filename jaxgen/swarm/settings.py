@@ -108,9 +108,12 @@ class Swarm:
         training = experiment.training
         if training.ema:
             raise types.BadInput("training.ema", training.ema, "(): the position of a site is its newest parameters")
-        for name in ("steps", "log_every"):
-            if (found := getattr(training, name)) % self.local_steps:
-                raise types.BadInput(f"training.{name}", found, f"a multiple of swarm.local_steps={self.local_steps}: whole rounds")
+        if training.steps % self.local_steps:
+            needed = f"a multiple of swarm.local_steps={self.local_steps}: whole rounds"
+            raise types.BadInput("training.steps", training.steps, needed)
+        if training.log_every != self.local_steps:
+            needed = f"swarm.local_steps={self.local_steps}: every round, as the log says what was sent"
+            raise types.BadInput("training.log_every", training.log_every, needed)
         if hasattr(experiment.objective, "host"):
             raise types.BadInput("objective", type(experiment.objective).__name__, "one that computes nothing on the host")
 

@@ -81,24 +81,22 @@ def stacked(trees: Sequence[types.PyTree]) -> types.PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def over(
-    body: Callable[..., types.PyTree], updates: types.PyTree, layout: Layout | None, extra: tuple = (), rows: bool = False
-) -> types.PyTree:
-    """`body(Stack, *extra)`, on the devices that the layout says.
+def over(body: Callable[[Stack], types.PyTree], updates: types.PyTree, layout: Layout | None, rows: bool = False) -> types.PyTree:
+    """`body(Stack)`, on the devices that the layout says.
 
     Args:
-      extra: trees of one site's shape. rows: the result has a row for each site, and otherwise one tree.
+      rows: the result has a row for each site, and otherwise one tree.
     """
     if layout is None:
-        return body(Stack(updates), *extra)
+        return body(Stack(updates))
     layout.check(sites(updates))
     return jax.shard_map(
-        lambda updates, *extra: body(Stack(updates, layout), *extra),
+        lambda updates: body(Stack(updates, layout)),
         mesh=layout.mesh,
-        in_specs=(layout.specs, *(layout.merged for _ in extra)),
+        in_specs=(layout.specs,),
         out_specs=layout.specs if rows else layout.merged,
         check_vma=False,
-    )(updates, *extra)
+    )(updates)
 
 
 class Stack:

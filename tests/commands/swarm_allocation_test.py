@@ -55,6 +55,28 @@ def test_chips_are_shared_out_in_slices_that_can_be_rented(tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_shared_out_ends_with_code_2_and_compiles_nothing(config, overrides, said, tmp_path, capsys):
+    refused(config, overrides, said, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ("costs=(dataclasses.replace(whole.costs[0], low=(-4.0,) * 7),)", "costs[0].low: found -4.0, needed a capacity"),
+        ("network=Given(((0, 1), (1, 2), (3, 4), (4, 5), (5, 6)))", "network: found 'Given in which agents"),
+    ],
+    ids=["negative capacity", "disconnected"],
+)
+def test_what_only_a_file_can_say_is_refused_as_well(changes, said, tmp_path, capsys):
+    file = tmp_path / "broken.py"
+    file.write_text(
+        "import dataclasses\nfrom jaxgen import experiment\nfrom jaxgen.swarm.allocation import Allocation\n"
+        "from jaxgen.swarm.network import Given\n\n\ndef get_config():\n"
+        f"    whole = experiment.load({CHIPS!r}, (), (), Allocation)[0]\n    return dataclasses.replace(whole, {changes})\n"
+    )
+    refused(str(file), [], said, tmp_path, capsys)
+
+
+def refused(config, overrides, said, tmp_path, capsys):
     compiled = []
 
     def listener(event, seconds, **_):

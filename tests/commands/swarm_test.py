@@ -1,7 +1,6 @@
 """`jaxgen swarm train`: ten sites by one command, its page, and what goes on where it was killed."""
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -64,22 +63,25 @@ def test_the_run_is_sampled_like_any_other_from_the_best_position(whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_ends_with_the_same_bits(whole, tmp_path, caplog):
-    # Ten steps are in the middle of a round.
-    short = ["swarm", "train", TINY, "--run", str(tmp_path / "run")]
-    folder, _ = whole
-    stop = subprocess.Popen([sys.executable, "-m", "jaxgen", *short], env=os.environ, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "run").glob("checkpoints/10/.manifest*")) and not (tmp_path / "run" / "checkpoints" / "10").exists():
+def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path, capsys):
+    # A checkpoint every ten steps is every second time in the middle of a round; steps enough to be killed on the way.
+    command = ["swarm", "train", TINY, *sets("training.steps=200", "training.checkpoint_every=10"), "--run"]
+    assert cli.main([*command, str(tmp_path / "whole")]) == 0
+    folder = tmp_path / "run"
+    stop = subprocess.Popen([sys.executable, "-m", "jaxgen", *command, str(folder)], stderr=subprocess.PIPE, text=True)
+    while not list(folder.glob("checkpoints/*0/manifest-0.json")):
         assert stop.poll() is None, stop.stderr.read()
         time.sleep(0.002)
     stop.send_signal(signal.SIGKILL)
     stop.communicate()
-    assert stop.returncode == -signal.SIGKILL and not (tmp_path / "run" / "checkpoints" / "20").exists(), "killed on its way"
-    assert cli.main(short) == 0
-    (last, expected), (also, found) = saved(folder), saved(tmp_path / "run")
-    assert last == also == 20
+    assert stop.returncode == -signal.SIGKILL and not (folder / "checkpoints" / "200").exists(), "killed on its way"
+    capsys.readouterr()
+    assert cli.main([*command, str(folder)]) == 0
+    assert re.search(r"going on from step [1-9]\d*0 of 200", capsys.readouterr().err)
+    (last, expected), (also, found) = saved(tmp_path / "whole"), saved(folder)
+    assert last == also == 200
     jax.tree.map(np.testing.assert_array_equal, expected, found)
-    assert logged(folder) == logged(tmp_path / "run")
+    assert logged(tmp_path / "whole") == logged(folder)
 
 
 @pytest.mark.slow
@@ -95,6 +97,7 @@ BAD = [
     pytest.param([TINY, *sets("swarm.site_shards=2", "mesh.data=8")], "mesh", "data=8", id="mesh of a site"),
     pytest.param([TINY, *sets("swarm.sites=16", "swarm.site_shards=16")], "swarm.site_shards", "at most 8", id="devices"),
     pytest.param([TINY, *sets("data.batch_size=9", "mesh.data=2")], "data.batch_size", "a multiple of 2", id="batch of a site"),
+    pytest.param([TINY, *sets("training.log_every=8")], "training.log_every", "every round", id="rounds that are not logged"),
     pytest.param([TINY, *sets("training.ema=0.9")], "training.ema", "newest parameters", id="averages"),
     pytest.param([TINY, *sets("swarm.hostile=0,1")], "swarm.hostile", "less than half", id="half hostile"),
     pytest.param(

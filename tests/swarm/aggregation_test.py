@@ -138,9 +138,9 @@ def test_a_chain_is_applied_from_left_to_right_and_the_other_order_is_another_ru
     limit = np.sort(norms)[::-1][2 * F * (N - F) // N]
     clipped = rows * np.minimum(1, limit / norms)[:, None]
     expected = np.sort(nearest_mean(clipped), axis=0)[F:-F].mean(0)
-    np.testing.assert_allclose(merge(aggregation.parse("arc, nnm, cwtm", F), rows), expected, rtol=1e-5)
+    np.testing.assert_allclose(merge(aggregation.Robust(("arc", "nnm", "cwtm"), F), rows), expected, rtol=1e-5)
     np.testing.assert_allclose(merge(Composed((ARC(F), NNM(F), TrimmedMean(F))), rows), expected, rtol=1e-5)
-    assert np.abs(merge(aggregation.parse("nnm,arc,cwtm", F), rows) - expected).max() > 1e-2
+    assert np.abs(merge(aggregation.Robust(("nnm", "arc", "cwtm"), F), rows) - expected).max() > 1e-2
 
 
 def test_mixing_maps_every_honest_update_to_their_mean_where_the_others_are_far():
@@ -305,9 +305,19 @@ def test_sites_of_different_shapes_are_refused():
         TrimmedMean(1)({"a": jnp.zeros((5, 2)), "b": jnp.zeros((6, 2))})
 
 
+def test_a_rule_for_fewer_sites_guards_against_as_many_as_it_can():
+    assert [TrimmedMean(2).among(n).f for n in (7, 5, 4, 3, 2, 1)] == [2, 2, 1, 1, 0, 0]
+    assert MultiKrum(2, m=4).among(5) == MultiKrum(2, m=3) and MultiKrum(2).among(5) == MultiKrum(2)
+    assert Composed((ARC(2), TrimmedMean(1))).among(4) == Composed((ARC(1), TrimmedMean(1)))
+    for name in aggregation.NAMES:
+        rule = Robust((name,) if name not in ("arc", "nnm") else (name, "cwtm"), 0 if name == "mean" else 2)
+        for n in range(1, 7):
+            rule.among(n).check_sites(n)
+
+
 def test_a_name_that_is_no_rule_is_refused():
     with pytest.raises(types.BadInput, match="rules: found 'trimmed', needed names among mean, cwtm"):
-        aggregation.parse("arc,trimmed", 1)
+        aggregation.Robust(("arc", "trimmed"), 1).validate()
 
 
 def test_rules_are_options_that_a_configuration_writes_and_reads():

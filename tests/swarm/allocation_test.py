@@ -15,7 +15,7 @@ from jaxgen import types
 from jaxgen.swarm import allocation as allocations
 from jaxgen.swarm import attacks, costs, network, scores
 from jaxgen.swarm.allocation import Allocation, Demand
-from jaxgen.swarm.decentralised import CTM, IOS, SCC, Gossip
+from jaxgen.swarm.decentralised import CTM, FABA, IOS, SCC, Gossip, MoNNA
 from jaxgen.swarm.network import Complete, ErdosRenyi, Given, Regular, Ring
 
 AGENTS = 20
@@ -76,15 +76,17 @@ def test_under_sign_flips():
 
 def test_under_a_price_far_too_low():
     _, played, found = play(Gossip(), LOW_PRICE, False)
-    assert found.mean_violation > 45 and played.price[-1].min() < -9e4  # 50, everyone at the top of the box
+    assert found.mean_violation > 45 and played.price[-1].min() < -9e4  # 50
+    tops = costs.box(TWENTY.costs)[1]
+    assert (played.theta[-1] == tops).all(), "everyone is at the top of the box"
     assert violation(CTM(), LOW_PRICE) < 6  # 3.2
     assert violation(IOS(), LOW_PRICE, False) < 2  # 0.5
     # Clipping costs this rule and serves that one.
     assert 2 * violation(IOS(), LOW_PRICE, False) < violation(IOS(), LOW_PRICE) < 9  # 4.6
-    assert 1.5 * violation(SCC(), LOW_PRICE) < violation(SCC(), LOW_PRICE, False)  # 1.9 and 6.7
+    assert 1.5 * violation(SCC(), LOW_PRICE) < violation(SCC(), LOW_PRICE, False) < 15  # 1.9 and 6.7; here 4.0, 10.9
 
 
-@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), False), (IOS(), True)], ids=["mean", "ctm", "ios"])
+@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), False), (IOS(), False)], ids=["mean", "ctm", "ios"])
 def test_the_violation_grows_linearly(rule, clip):
     assert play(rule, FLIP, clip)[2].growth == pytest.approx(1, abs=0.3)
 
@@ -92,6 +94,8 @@ def test_the_violation_grows_linearly(rule, clip):
 def test_the_leak_is_what_is_missed_without_attackers():
     missed = {leak: violation(Gossip(), None, False, hostile=(), leak=leak, rounds=2000) for leak in (0.0, 1e-5, 1e-4)}
     assert missed[0.0] < 0.1
+    short = violation(Gossip(), None, False, hostile=(), leak=0.0, rounds=500)
+    assert missed[0.0] < short / 2, "a round of more misses less"
     assert missed[1e-4] / missed[1e-5] == pytest.approx(10, rel=0.25)
 
 
@@ -108,19 +112,39 @@ def test_the_leak_is_what_is_missed_without_attackers():
         (CTM(), LOW_PRICE, True),
         (IOS(), LOW_PRICE, False),
         (SCC(), LOW_PRICE, False),
+        (FABA(), FLIP, False),
+        (MoNNA(), FLIP, True),
+        (IOS(), attacks.Gaussian(30.0), True),
+        (CTM(), attacks.ALIE(1.5), False),
+        (IOS(), attacks.IPM(0.5), False),
+        (MoNNA(), attacks.Dissensus(2.0), False),
+        (CTM(), attacks.ZeroSum(), True),
+        (MoNNA(), attacks.Mimic(1), False),
+        (SCC(), attacks.NotFinite(), True),
     ],
 )
 def test_the_violation_is_accounted_for_to_the_last_digit(rule, attack, clip):
     variant, played, found = play(rule, attack, clip)
     excess = (played.theta[:, variant.honest].mean(1) - played.demand).sum()
     assert (found.leak + found.merging + found.moved) * len(played.demand) == pytest.approx(excess, rel=1e-9, abs=1e-6)
-    # By itself it says where the violation comes from: here, from merging.
-    assert abs(found.merging) > abs(found.moved)
+    if attack in (FLIP, LOW_PRICE):
+        # By itself it says where the violation comes from: here, from merging.
+        assert abs(found.merging) > abs(found.moved)
 
 
-@pytest.mark.parametrize("attack", [attacks.Constant(1e12), attacks.NotFinite("inf")])
-def test_prices_are_bounded_whatever_is_sent(attack):
-    variant, played, _ = play(CTM(), attack, leak=1e-3, rounds=300)
+@pytest.mark.parametrize(
+    "rule, attack",
+    [
+        (CTM(), attacks.Constant(1e12)),
+        (CTM(), attacks.NotFinite("inf")),
+        (IOS(), attacks.Constant(-1e12)),
+        (IOS(), attacks.NotFinite("nan")),
+        (SCC(), attacks.Constant(1e12)),
+        (SCC(), attacks.NotFinite("-inf")),
+    ],
+)
+def test_prices_are_bounded_whatever_is_sent(rule, attack):
+    variant, played, _ = play(rule, attack, leak=1e-3, rounds=300)
     low, high = costs.box(variant.costs)
     widest = max(np.abs(high - played.demand.min()).max(), np.abs(low - played.demand.max()).max()) / AGENTS
     honest = played.price[:, variant.honest]

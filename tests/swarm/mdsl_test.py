@@ -49,7 +49,7 @@ def close(one, other, tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), jax.device_get(one), jax.device_get(other))
 
 
-def by_hand(run, rounds, restarted=False):
+def by_hand(run, rounds):
     """The same sites, seeds and batches by the ordinary step alone, under a vmap of our own: stacked parameters."""
     step, swarm = run.step, run.experiment.swarm
     start = run.step.initial(np.uint32(run.experiment.seed))
@@ -125,7 +125,15 @@ def test_one_site_by_the_published_formula_is_gradient_descent_with_a_heavy_ball
 
 
 @pytest.mark.parametrize(
-    "swarm", [Swarm(), Swarm(**HOSTILE, forged=0.0), Swarm(hostile=(1,), attack=NotFinite())], ids=["honest", "forged", "nan"]
+    "swarm",
+    [
+        Swarm(),
+        Swarm(**HOSTILE, forged=0.0),
+        Swarm(hostile=(1,), attack=NotFinite()),
+        # The other of every policy: the degree from features, sites that decide alone, a robust merge of what came.
+        Swarm(degree=Features(), select=Threshold(alone=True), merge=aggregation.Robust(("arc", "cwtm"), 1), **HOSTILE),
+    ],
+    ids=["honest", "forged", "nan", "other policies"],
 )
 def test_best_scores_never_rise(swarm):
     run = running(swarm).run(8)
@@ -251,9 +259,13 @@ def test_a_robust_rule_merges_those_that_were_received():
     updates = {"a": jnp.asarray([[1.0], [2.0], [1e9], [3.0], [jnp.nan]])}
     received = jnp.asarray([True, True, False, True, False])
     assert float(mdsl.merged(aggregation.Mean(), updates, received)["a"][0]) == pytest.approx(2.0)
-    # 1, 2, 3, 1, 2: the median of what came, in turn.
     assert float(mdsl.merged(aggregation.Median(), updates, received)["a"][0]) == pytest.approx(2.0)
-    assert float(mdsl.merged(aggregation.Robust(("cwtm",), 1), updates, received)["a"][0]) == pytest.approx(5 / 3)
+    assert float(mdsl.merged(aggregation.Robust(("cwtm",), 1), updates, received)["a"][0]) == pytest.approx(2.0)
+    # Of five that come, two may lie; of three, one; of two, none.
+    guarded = aggregation.TrimmedMean(2)
+    assert float(mdsl.merged(guarded, updates, jnp.ones(5, bool))["a"][0]) == pytest.approx(3.0)
+    assert float(mdsl.merged(guarded, updates, jnp.asarray([True, True, True, False, False]))["a"][0]) == pytest.approx(2.0)
+    assert float(mdsl.merged(guarded, updates, jnp.asarray([True, False, False, True, False]))["a"][0]) == pytest.approx(2.0)
     nobody = jnp.zeros(5, bool)
     for rule in (aggregation.Mean(), aggregation.Median()):
         assert float(mdsl.merged(rule, updates, nobody)["a"][0]) == 0
@@ -316,7 +328,7 @@ BAD = {
     "merge stands too many": ({"merge": aggregation.Robust(("cwtm",), 2)}, "swarm.merge.f"),
     "c0": ({"move": Particle(c0=1.0)}, "swarm.move.c0"),
     "tau": ({"select": Threshold(tau=1.5)}, "swarm.select.tau"),
-    "buckets": ({"degree": Features(Dirichlet(), buckets=0)}, "swarm.degree.buckets"),
+    "buckets": ({"degree": Features(buckets=0)}, "swarm.degree.buckets"),
 }
 
 
@@ -335,6 +347,7 @@ def test_bad_options_are_refused_by_name(changes, option):
         ("training.ema=0.9", "training.ema"),
         ("training.steps=21", "training.steps"),
         ("training.log_every=3", "training.log_every"),
+        ("training.log_every=8", "training.log_every"),
         ("swarm.move.c0=2", "swarm.move.c0"),
         ("swarm.select=nobody", "swarm.select"),
     ],

@@ -1,6 +1,8 @@
 """Gradients merged over slices: the mean as before where no one lies, a training that goes on where one slice is broken."""
 
+import ast
 import dataclasses
+import inspect
 import pathlib
 import re
 
@@ -14,7 +16,7 @@ from jaxgen import types
 from jaxgen.data import loader
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
-from jaxgen.training import slice_gradients
+from jaxgen.training import player_updates, slice_gradients
 from jaxgen.training import step as steps
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
@@ -122,22 +124,46 @@ def test_a_slice_far_away_hardly_moves_the_merged_gradient():
     np.testing.assert_allclose(found["w"], np.delete(gradients["w"], 2, axis=0).mean(0), atol=0.2)
 
 
-def without_metadata(text):
-    return re.sub(r", metadata=\{[^}]*\}", "", text)
+class WithoutMerging(ast.NodeTransformer):
+    """Takes the choice between a plain gradient and a merged one out of a program, and leaves the plain one."""
+
+    def __init__(self):
+        self.taken = 0
+
+    def visit_If(self, node):
+        if ast.unparse(node.test) != "merged is None":
+            return self.generic_visit(node)
+        self.taken += 1
+        return node.body
+
+
+def optimized(monkeypatch, act):
+    """Text of the compiled step that updates players by `act`, without where in our files it came from."""
+    monkeypatch.setattr(player_updates, "act", act)
+    running = Running()
+    with jax.set_mesh(running.mesh):
+        lowered = running.step.update.lower(running.step.state, running.step.frozen, running.step.batch)
+    text = re.sub(r", metadata=\{[^}]*\}", "", lowered.compile().as_text())
+    # Tables of files and lines follow the program.
+    return text[: text.rindex("\n}\n")]
 
 
 def test_the_option_is_free_when_it_is_off(monkeypatch):
-    """No part of it is traced, so that the program is the one of a trainer that has no such option."""
+    """The compiled program is, to the letter, that of a trainer that has no such option."""
 
     def never(*arguments, **options):
         raise AssertionError("traced though it is off")
 
     monkeypatch.setattr(slice_gradients, "Merged", never)
     monkeypatch.setattr(slice_gradients, "check", never)
-    running = Running()
-    with jax.set_mesh(running.mesh):
-        off = running.step.update.lower(running.step.state, running.step.frozen, running.step.batch).as_text()
-    assert "shard_map" not in off and "manual" not in off
+    act = player_updates.act
+    without = WithoutMerging()
+    tree = ast.fix_missing_locations(without.visit(ast.parse("from __future__ import annotations\n" + inspect.getsource(act))))
+    assert without.taken == 1 and "merged(" not in ast.unparse(tree)
+    names = dict(vars(player_updates))
+    exec(compile(tree, player_updates.__file__, "exec"), names)
+    found = optimized(monkeypatch, act)
+    assert len(found) > 100_000 and found == optimized(monkeypatch, names["act"])
 
 
 @pytest.mark.parametrize(
