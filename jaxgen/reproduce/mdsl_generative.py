@@ -65,7 +65,7 @@ class Plan:
       steps: local steps of every site.
     """
 
-    seeds: int = 6
+    seeds: int = 5
     few_seeds: int = 3
     steps: int = 2000
 

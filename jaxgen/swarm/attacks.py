@@ -196,7 +196,7 @@ class Mimic(_Attack):
     """All say what one honest sender says (Karimireddy et al., arXiv 2006.09365).
 
     Attributes:
-      number: among the honest senders, from 0; among neighbours 0 is the receiver's own value.
+      number: among the honest senders, from 0, or the last of fewer; among neighbours 0 is the receiver's own value.
     """
 
     number: int = 0
@@ -206,7 +206,7 @@ class Mimic(_Attack):
             raise types.BadInput("number", self.number, "0 or more")
 
     def __call__(self, view: View, key: jax.Array) -> types.PyTree:
-        chosen = jnp.argmax(jnp.cumsum(view.honest) == self.number + 1)
+        chosen = jnp.argmax(jnp.cumsum(view.honest) == jnp.minimum(self.number + 1, jnp.sum(view.honest)))
         return _said(view, jax.tree.map(lambda rows: rows[chosen][None], view.rows))
 
 
@@ -227,6 +227,7 @@ NAMES = {
     "constant": "jaxgen.swarm.attacks:Constant",
     "alie": "jaxgen.swarm.attacks:ALIE",
     "ipm": "jaxgen.swarm.attacks:IPM",
+    "isolation": "jaxgen.swarm.attacks:Dissensus",  # which it is as long as `epsilon` is 1
     "dissensus": "jaxgen.swarm.attacks:Dissensus",
     "zero_sum": "jaxgen.swarm.attacks:ZeroSum",
     "duplicate": "jaxgen.swarm.attacks:Duplicate",

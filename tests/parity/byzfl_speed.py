@@ -29,14 +29,21 @@ PAIRS = {
 }
 
 
-def median_seconds(call, budget=3.0, most=7):
+def seconds(call):
+    start = time.perf_counter()
     call()
-    times = []
-    while len(times) < 3 or (len(times) < most and sum(times) < budget):
-        start = time.perf_counter()
+    return time.perf_counter() - start
+
+
+def medians(calls, budget=4.0, least=3, most=101):
+    """Median seconds of each call, called in turn, so that whatever else the machine does falls on all alike."""
+    times = [[] for _ in calls]
+    for call in calls:
         call()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    while len(times[0]) < least or (len(times[0]) < most and sum(map(sum, times)) < budget):
+        for call, found in zip(calls, times, strict=True):
+            found.append(seconds(call))
+    return [sorted(found)[len(found) // 2] for found in times]
 
 
 def main():
@@ -44,10 +51,13 @@ def main():
     ours_rows, their_rows = jnp.asarray(rows), torch.from_numpy(rows)
     for name, (ours, theirs) in PAIRS.items():
         compiled = jax.jit(ours)
-        mine = median_seconds(lambda compiled=compiled: jax.block_until_ready(compiled(ours_rows)))
         # Theirs clips in place, and what it is given a second time would be clipped already.
         given = their_rows.clone if name == "arc" else lambda: their_rows
-        other = median_seconds(lambda theirs=theirs, given=given: theirs(given()))
+        calls = (
+            lambda compiled=compiled: jax.block_until_ready(compiled(ours_rows)),
+            lambda theirs=theirs, given=given: theirs(given()),
+        )
+        mine, other = medians(calls)
         print(f"{name} {1e3 * mine:.1f} {1e3 * other:.1f} {other / mine:.2f}", flush=True)
 
 

@@ -81,7 +81,7 @@ def test_the_generative_claim_compares_under_attack_and_with_the_best_single_sit
 
     asked = plant(monkeypatch, law)
     outcome = mdsl_generative.run(place(tmp_path))
-    assert outcome.verdict == Verdict.HOLDS and len(asked) == 2 * 6 + 3 * 3
+    assert outcome.verdict == Verdict.HOLDS and len(asked) == 2 * 5 + 3 * 3
     assert [round(figure.value, 2) for figure in outcome.figures] == [65.0, 0.62, 15.0, 0.88, 15.0]
     plant(monkeypatch, lambda tree: law(tree) | ({"frechet": 1.0} if tree.swarm.move == mdsl_generative.ALONE else {}))
     outcome = mdsl_generative.run(place(tmp_path))

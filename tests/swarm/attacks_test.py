@@ -42,6 +42,7 @@ def test_honest_rows_stay_as_they_are(attack):
         (attacks.ALIE(1.5), lambda rows: rows[HONEST].mean(0) - 1.5 * rows[HONEST].std(0, ddof=1)),
         (attacks.ZeroSum(), lambda rows: -rows[HONEST].sum(0) / 2),
         (attacks.Mimic(2), lambda rows: rows[2]),
+        (attacks.Mimic(99), lambda rows: rows[5]),
         (attacks.Duplicate(), lambda rows: rows[5]),
         (attacks.NotFinite("-inf"), lambda rows: np.full(rows.shape[1:], -np.inf)),
     ],

@@ -164,6 +164,7 @@ def test_a_best_position_keeps_its_score_for_good():
             worse += float(run.score(leaf(sites.params, site))) > 1.01 * float(sites.personal_score[site])
     assert worse, "at some time a site was worse than its best"
     assert all(np.array(improved[-1]) < improved[0]), "bests are of later rounds"
+    assert (np.diff(improved, axis=0) <= 0).all(), "and none ever rises, of no site and of all together"
 
 
 def test_a_bank_has_every_shared_example_as_often_as_asked_and_counts_nothing_else():

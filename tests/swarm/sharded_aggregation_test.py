@@ -89,6 +89,11 @@ def test_mixed_updates_stay_where_they_lie(mix):
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
 
 
+MANY = [(4096, 4096)] * 5 + [(16384, 1024), (1024,), (1000, 1000)]
+MANY_INNER = [PartitionSpec("fsdp"), *[PartitionSpec(None, "fsdp")] * 5, PartitionSpec(), PartitionSpec("fsdp")]
+PARAMETERS = sum(int(np.prod(shape)) for shape in MANY)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", list(MESHES)[:2])
 @pytest.mark.parametrize(
@@ -98,18 +103,36 @@ def test_mixed_updates_stay_where_they_lie(mix):
 )
 def test_temporaries_of_a_hundred_million_parameters_are_few(rule, mesh):
     mesh = mesh_of(mesh)
-    shapes = [(4096, 4096)] * 5 + [(16384, 1024), (1024,), (1000, 1000)]
-    inner = [PartitionSpec("fsdp"), *[PartitionSpec(None, "fsdp")] * 5, PartitionSpec(), PartitionSpec("fsdp")]
-    layout = layout_of(mesh, inner)
+    layout = layout_of(mesh, MANY_INNER)
     given = [
         jax.ShapeDtypeStruct((N, *shape), jnp.float32, sharding=NamedSharding(mesh, spec))
-        for shape, spec in zip(shapes, layout.specs, strict=True)
+        for shape, spec in zip(MANY, layout.specs, strict=True)
     ]
-    parameters = sum(int(np.prod(shape)) for shape in shapes)
-    assert 1e8 < parameters < 1.1e8
-    share = 4 * parameters / mesh.shape["fsdp"]
+    assert 1e8 < PARAMETERS < 1.1e8
+    share = 4 * PARAMETERS / mesh.shape["fsdp"]
     memory = jax.jit(lambda tree: rule(tree, layout)).lower(given).compile().memory_analysis()
+    print(f"temporaries {memory.temp_size_in_bytes / share:.2f} of one device's share of an update")
     assert memory.temp_size_in_bytes <= 3 * share
+
+
+@functools.cache
+def many():
+    """Eight updates of a hundred million parameters; those of the last two sites are far away."""
+    random = np.random.default_rng(0)
+    found = [random.standard_normal((N, *shape), dtype=np.float32) for shape in MANY]
+    for leaf in found:
+        leaf[-F:] *= 30
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [TrimmedMean(F), Robust(("arc", "nnm", "cwtm"), F)], ids=["cwtm", "arc,nnm,cwtm"])
+def test_a_hundred_million_parameters_on_eight_devices_are_merged_as_on_one(rule):
+    expected = jax.device_get(jax.jit(rule)(many()))
+    for name in list(MESHES)[:2]:
+        layout = layout_of(mesh_of(name), MANY_INNER)
+        found = jax.jit(lambda tree, layout=layout: rule(tree, layout))(placed(layout, many()))
+        compare(jax.device_get(found), expected)
 
 
 def test_a_layout_that_does_not_fit_is_refused():
