@@ -211,6 +211,28 @@ def test_the_optimum_meets_the_demand_and_no_exchange_between_two_agents_is_chea
     assert (cost > 0).all()
 
 
+def test_backlogs_settle_where_the_optimum_of_a_static_demand_is():
+    agents = 8
+    backlogs = costs.Backlog(tuple(np.linspace(100.0, 2000.0, agents)), (1.0,) * agents, (64.0,) * agents)
+    allocation = Allocation(
+        costs=(backlogs,),
+        demand=Demand(20.0),
+        network=Complete(),
+        rule=Gossip(),
+        primal_step=1.0,
+        dual_step=0.02 * agents**2,
+        start=20.0,
+        rounds=600,
+    )
+    allocation.validate()
+    with jax.enable_x64(True):
+        played, (best, cost) = allocations.run(allocation), allocations.optimum(allocation)
+    assert (played.demand == 20).all() and (cost == cost[0]).all()
+    np.testing.assert_allclose(played.theta[-1], best[-1], rtol=0.02)
+    # At the optimum work / θ² is the same for all.
+    assert np.std(np.array(backlogs.work) / best[-1] ** 2) < 1e-6
+
+
 def test_regret_is_small_where_no_one_is_hostile():
     _, _, found = play(Gossip(), attacks.Behaved(), False)
     assert abs(found.mean_regret) < 0.05 * optimal()[1].mean()

@@ -360,6 +360,8 @@ def test_options_that_do_not_fit_together_are_refused(override, option):
 
 
 def test_methods_are_chosen_by_name():
+    tree, _ = experiments.load(TINY, ["swarm.degree=features", "swarm.degree.buckets=8", "swarm.merge=robust", "swarm.merge.f=1"])
+    assert tree.swarm.degree == Features(buckets=8) and tree.swarm.merge == aggregation.Robust(f=1)
     for name, kind in (("fedavg", FedAvg), ("dsl", DSL), ("mdsl", Swarm)):
         tree, _ = experiments.load(TINY, [f"swarm={name}", "swarm.sites=6", "swarm.local_steps=4"])
         assert type(tree.swarm) is kind and tree.swarm.sites == 6
