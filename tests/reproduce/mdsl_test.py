@@ -99,6 +99,15 @@ def test_every_digit_is_at_three_sites_and_never_only_at_those_that_attack():
     assert main[honest].any(axis=0).all() and (main.sum(axis=1) <= 2).all()
 
 
+@pytest.mark.parametrize("name", ["swarm/score", "swarm/personal_score"])
+def test_a_best_score_that_rises_gives_no_verdict(name, tmp_path, monkeypatch):
+    rows = [{"swarm/score": 2.0, "swarm/personal_score": 2.0, "swarm/uploads": 1.0} for _ in range(3)]
+    rows[2] |= {name: 2.5}
+    monkeypatch.setattr(swarm_runs.SwarmRuns, "_train", lambda runs, tree: swarm_runs.Trained(None, None, rows))
+    with pytest.raises(claim.InvariantFailed, match=f"{name} rose"):
+        mdsl.run(place(tmp_path))
+
+
 @pytest.mark.slow
 def test_short_runs_are_measured_and_kept(tmp_path):
     runs = swarm_runs.SwarmRuns(place(tmp_path), upath.UPath(tmp_path) / "runs.json", mdsl._Measure())
