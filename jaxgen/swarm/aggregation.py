@@ -192,7 +192,8 @@ class CenteredClipping(_ServerRule):
     """v ← v + mean of (update − v) clipped to a radius (Karimireddy et al., arXiv 2012.10333).
 
     Attributes:
-      radius: longest difference that counts as it is. iterations: passes; each costs nothing that grows with an update's size.
+      radius: longest difference that counts as it is. iterations: passes; those after the second cost nothing that grows with an
+        update's size.
     """
 
     f: int = 0
@@ -215,11 +216,12 @@ class CenteredClipping(_ServerRule):
         return jax.tree.map(jnp.add, start, over(self.merge, around, layout))
 
     def merge(self, stack: Stack) -> types.PyTree:
-        weights = jnp.zeros(stack.n)
-        for _ in range(self.iterations):
-            distances = jnp.sqrt(stack.squared_distances_from(weights))
-            clip = jnp.minimum(1, self.radius / distances) / stack.n
-            weights = weights + clip - jnp.sum(clip) * weights
+        clip = lambda distances: jnp.minimum(1, self.radius / distances) / stack.n
+        # From the origin distances are lengths, which take no inner products.
+        weights = clip(stack.norms)
+        for _ in range(self.iterations - 1):
+            clips = clip(jnp.sqrt(stack.squared_distances_from(weights)))
+            weights = weights + clips - jnp.sum(clips) * weights
         return stack.combined(weights)
 
 

@@ -35,14 +35,20 @@ def seconds(call):
     return time.perf_counter() - start
 
 
-def medians(calls, budget=4.0, least=3, most=101):
-    """Median seconds of each call, called in turn, so that whatever else the machine does falls on all alike."""
+def medians(calls, blocks=3, least=1, most=25, budget=0.6):
+    """Median seconds of each call, in alternating blocks, so that whatever else the machine does falls on all alike.
+
+    Not call by call: threads of the one still spin for a while when it is the other's turn.
+    """
     times = [[] for _ in calls]
-    for call in calls:
-        call()
-    while len(times[0]) < least or (len(times[0]) < most and sum(map(sum, times)) < budget):
+    for _ in range(blocks):
         for call, found in zip(calls, times, strict=True):
-            found.append(seconds(call))
+            time.sleep(0.3)
+            call()
+            block = []
+            while len(block) < least or (len(block) < most and sum(block) < budget):
+                block.append(seconds(call))
+            found += block
     return [sorted(found)[len(found) // 2] for found in times]
 
 

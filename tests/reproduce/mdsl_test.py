@@ -104,8 +104,9 @@ def test_a_best_score_that_rises_gives_no_verdict(name, tmp_path, monkeypatch):
     rows = [{"swarm/score": 2.0, "swarm/personal_score": 2.0, "swarm/uploads": 1.0} for _ in range(3)]
     rows[2] |= {name: 2.5}
     monkeypatch.setattr(swarm_runs.SwarmRuns, "_train", lambda runs, tree: swarm_runs.Trained(None, None, rows))
+    runs = swarm_runs.SwarmRuns(place(tmp_path), upath.UPath(tmp_path) / "runs.json", None)
     with pytest.raises(claim.InvariantFailed, match=f"{name} rose"):
-        mdsl.run(place(tmp_path))
+        runs.figures(mdsl.experiment(mdsl.METHODS["M-DSL"], 0.1, 3, 0))
 
 
 @pytest.mark.slow
