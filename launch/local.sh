@@ -58,6 +58,7 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 if [ "${1:-}" = test ]; then
   shift
   cd "$root"
-  exec "$venv/bin/python" -m pytest -n 2 "$@"
+  # A file's tests share what they compile, so they stay in one process; tests/conftest.py puts the long files first.
+  exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 fi
 exec "$venv/bin/jaxgen" "$@"

@@ -14,6 +14,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TFDS_DATA_DIR", str(CACHE / "tfds"))
 
 
+LONG = ("readme_test.py", "commands", "training")
+"""Files and directories whose tests take longest, those first."""
+
+
 def pytest_collection_modifyitems(items):
-    """The longest test first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "readme_test.py")
+    """The longest tests first, so that no worker is left alone with them at the end."""
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: min((rank[part] for part in item.path.parts if part in rank), default=len(LONG)))
