@@ -119,9 +119,9 @@ class IOS(_WeightedRule):
     def _weights(self, points, weights, hostile, most):
         left = jnp.concatenate([1 - jnp.sum(weights, keepdims=True), weights])
         for cut in range(most):
-            distances = points.squared_distances_from(left / _total(left))
+            distances = points.squared_distances_from(_normalised(left))
             left = jnp.where(_farthest(distances, left) & (cut < hostile), 0, left)
-        return left / _total(left)
+        return _normalised(left)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +136,10 @@ class FABA(_WeightedRule):
     def _weights(self, points, weights, hostile, most):
         left = jnp.concatenate([jnp.zeros_like(weights, shape=1), (weights > 0).astype(weights.dtype)])
         for cut in range(most):
-            distances = points.squared_distances_from(left / jnp.sum(left))
+            distances = points.squared_distances_from(_normalised(left))
             left = jnp.where(_farthest(distances, left) & (cut < hostile), 0, left)
         left = left.at[0].set(1)
-        return left / jnp.sum(left)
+        return _normalised(left)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,4 +298,4 @@ def _total(values: jax.Array) -> jax.Array:
 
 
 def _normalised(values: jax.Array) -> jax.Array:
-    return values / jnp.sum(values)
+    return values / _total(values)

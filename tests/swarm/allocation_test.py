@@ -86,7 +86,7 @@ def test_under_a_price_far_too_low():
     assert 1.5 * violation(SCC(), LOW_PRICE) < violation(SCC(), LOW_PRICE, False) < 15  # 1.9 and 6.7; here 4.0, 10.9
 
 
-@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), False), (IOS(), False)], ids=["mean", "ctm", "ios"])
+@pytest.mark.parametrize("rule, clip", [(Gossip(), False), (CTM(), False), (IOS(), False), (IOS(), True)])
 def test_the_violation_grows_linearly(rule, clip):
     assert play(rule, FLIP, clip)[2].growth == pytest.approx(1, abs=0.3)
 

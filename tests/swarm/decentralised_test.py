@@ -126,11 +126,13 @@ def test_hostile_neighbours_cannot_carry_it_away(rule, bad):
     assert np.linalg.norm(found - own) <= 1.01 * spread
 
 
-def test_trimming_stays_between_the_honest_values_coordinate_by_coordinate():
+@pytest.mark.parametrize("lying", range(B + 1))
+def test_trimming_stays_between_the_honest_values_coordinate_by_coordinate(lying):
+    # Also where it guards against more than there are.
     for seed in range(20):
         own, received = draw(seed)
-        received[:B] = np.random.default_rng(seed).normal(0, 10.0 ** (seed % 6 - 2), (B, 3))
-        honest = np.concatenate([own[None], received[B:]])
+        received[:lying] = np.random.default_rng(seed).normal(0, 10.0 ** (seed % 6 - 2), (lying, 3))
+        honest = np.concatenate([own[None], received[lying:]])
         found = merge(CTM(), own, received)
         assert (found <= honest.max(0) + 1e-6).all() and (found >= honest.min(0) - 1e-6).all()
 
