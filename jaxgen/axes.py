@@ -44,6 +44,7 @@ AXES: dict[str, Axis] = {
     "latent": Axis("channels of latents", False),
     "features": Axis("channels of a condition's features or of a sinusoid", False, ("fsdp",)),
     "vocabulary": Axis("rows of a lookup table", False, ("tensor",)),
+    "codes": Axis("values of a token of a discrete autoencoder", False, ("tensor",)),
     "classes": Axis("classes that a classifier tells apart", False),
     "neighbour": Axis("places of a window of neighbouring tokens", False),
     "position": Axis("rows of a learned position table", False),

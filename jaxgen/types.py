@@ -264,7 +264,13 @@ class Teacher(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Maps pictures to latents and back, float32. `factor` is the spatial down-sampling."""
+    """Maps pictures to latents and back, float32. `factor` is the spatial down-sampling.
+
+    Attributes:
+      quantizer: numbers the latents where these are discrete (`jaxgen.autoencoders.finite_scalar:FiniteScalar`), else None.
+    """
+
+    quantizer: Any
 
     def channels(self, image_channels: int) -> int:
         """Channels of the latents of pictures with this many channels."""
@@ -289,7 +295,27 @@ Networks that learn the variance of a reverse step put out C channels more, behi
 
 
 class Sampler(Protocol):
-    """Configuration of how noise becomes data: time grid, stepper, guidance and number of steps."""
+    """Configuration of how latents are drawn from a trained network.
 
-    def __call__(self, velocity: Velocity, noise: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        """Integrates from t = 1 to t = 0."""
+    Attributes:
+      ema: decay of the parameter average to draw from, as of `jaxgen.samplers.sampler:Sampler`.
+      images_per_device: images that a device computes at once, always.
+    """
+
+    ema: float | None
+    images_per_device: int
+
+    def nfe(self, experiment: Any) -> int:
+        """Calls of the network per image; a guided call, conditional and unconditional rows together, counts as 1."""
+
+    def latents(
+        self, experiment: Any, params: PyTree, streams: dict[str, Condition], indices: jax.Array, root: jax.Array
+    ) -> jax.Array:
+        """Latents [B, h, w, C]; row r depends on its own conditions, on `root` and on indices[r] alone.
+
+        Args:
+          params: of the experiment's model.
+          streams: its conditions, of B rows.
+          indices: [B] int32, the numbers of the images.
+          root: key of all draws.
+        """

@@ -2,7 +2,8 @@
 
 Latents have mean 0 and size 1 over the channels of each token, by a LayerNorm behind the encoder, and are decoded with noise of a
 fixed size added in training (σ-VAE: Sun et al., arXiv 2412.08635; noisy decoding: Zheng et al., arXiv 2510.11690). So they need no
-scale to be found after training and no weight of a divergence, and the decoder forgives small errors of a generator.
+scale to be found after training and no weight of a divergence, and the decoder forgives small errors of a generator. With a
+quantizer they are points of a grid instead, each with a number: what autoregressive models work on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import mup, types
+from jaxgen.autoencoders.finite_scalar import FiniteScalar
 from jaxgen.mup import Scaling
 from jaxgen.nn import norms
 from jaxgen.nn.convolution import ResidualBlock
@@ -27,6 +29,7 @@ class ConvolutionalAutoencoder(nn.Module):
       width: channels of the finest level.
       multipliers: width of each level over `width`, the finest first.
       blocks: residual blocks of a level in the encoder; the decoder has one more.
+      quantizer: makes latents discrete; None leaves them continuous.
       scaling: how hyper-parameters carry over between widths.
     """
 
@@ -35,6 +38,7 @@ class ConvolutionalAutoencoder(nn.Module):
     width: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
+    quantizer: FiniteScalar | None = None
     scaling: Scaling = Scaling(base_width=32)
 
     streams = ()
@@ -47,6 +51,9 @@ class ConvolutionalAutoencoder(nn.Module):
     def validate(self) -> None:
         if self.latent_channels < 2:
             raise types.BadInput("latent_channels", self.latent_channels, "at least 2: each token's channels are normalised")
+        if self.quantizer is not None and self.latent_channels != len(self.quantizer.levels):
+            needed = f"{len(self.quantizer.levels)}, one for each of quantizer.levels={self.quantizer.levels}"
+            raise types.BadInput("latent_channels", self.latent_channels, needed)
         if not self.multipliers or min(self.multipliers) < 1:
             raise types.BadInput("multipliers", self.multipliers, "the width of each level over `width`, at least one level")
         for name in ("channels", "width", "blocks"):
@@ -68,7 +75,8 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def encode(self, images: jax.Array) -> jax.Array:
         """[B, H, W, channels] in [-1, 1] to latents [B, H/factor, W/factor, C]."""
-        return self.encoder(images)
+        latents = self.encoder(images)
+        return norms.layer_norm(latents) if self.quantizer is None else self.quantizer(latents)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """The other way."""
@@ -100,7 +108,7 @@ class _Encoder(nn.Module):
             inputs = (("neighbour", 4), ("embed", width))
         outputs = (("latent", self.latent_channels),)
         x = Linear((("embed", width),), outputs, self.scale, kind="output", name="latents")(norms.layer_norm(x))
-        return norms.layer_norm(x).reshape(batch, *grid, self.latent_channels)
+        return x.reshape(batch, *grid, self.latent_channels)
 
 
 class _Decoder(nn.Module):

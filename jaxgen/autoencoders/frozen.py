@@ -19,7 +19,7 @@ class RandomAutoencoder:
     """An autoencoder with the weights that it starts with.
 
     Attributes:
-      module: a Linen module with `channels`, `latent_channels`, `factor`, `encode` and `decode`, such as
+      module: a Linen module with `channels`, `latent_channels`, `factor`, `quantizer`, `encode` and `decode`, such as
         `autoencoders.convolutional.ConvolutionalAutoencoder`.
     """
 
@@ -29,6 +29,11 @@ class RandomAutoencoder:
     def factor(self) -> int:
         """Pixels along a side of a latent token."""
         return self.module.factor
+
+    @property
+    def quantizer(self) -> Any:
+        """See `types.Autoencoder`."""
+        return self.module.quantizer
 
     def validate(self) -> None:
         if not isinstance(self.module, nn.Module) or not hasattr(self.module, "decode"):

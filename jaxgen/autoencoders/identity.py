@@ -14,6 +14,7 @@ class Identity:
     """Latents are the pictures themselves."""
 
     factor = 1
+    quantizer = None
 
     def channels(self, image_channels: int) -> int:
         """Channels of the latents of pictures with this many channels."""

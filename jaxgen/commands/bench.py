@@ -37,7 +37,7 @@ sampling:
   calls, images             timed calls; pictures drawn in each
   call_ms_median, call_ms_p95, call_ms_mean
                             milliseconds until the pictures of a call are on the host
-  nfe, network_rows         calls of the network per picture; rows it computes per picture (twice that under guidance)
+  nfe                       calls of the network per picture; a guided call counts as 1
 """
 
 from __future__ import annotations
@@ -135,10 +135,9 @@ def _sampling(experiment: Any, built: Any, examples: Any, player: str, count: in
 
     from jaxgen.parallel import chips
     from jaxgen.samplers.generator import Generator
-    from jaxgen.training import bench, frozen
+    from jaxgen.training import bench, flops, frozen
 
-    abstract, sampler = built.state.params[player], experiment.sampler
-    per_image = bench.forward_flops(experiment, abstract) * sampler.network_rows()
+    abstract = built.state.params[player]
     # The generator alone: the optimizer would count as memory that sampling needs.
     initial = lambda seed: built.initial(seed).params[player]
     layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -147,8 +146,9 @@ def _sampling(experiment: Any, built: Any, examples: Any, player: str, count: in
     images = generator.rows
     fields = generator.conditions(examples.rows(range(images)))
     times = bench.calls(lambda: list(generator.images(params, fields, np.arange(images))), count)
-    settings = {"calls": count, "images": images, "nfe": sampler.nfe(), "network_rows": sampler.network_rows()}
-    return settings | times.figures(images, per_image * images, chips.peak_flops(built.mesh))
+    settings = {"calls": count, "images": images, "nfe": experiment.sampler.nfe(experiment)}
+    work = flops.of(generator.draw, *generator.abstract(abstract, experiment.data.features()))
+    return settings | times.figures(images, work, chips.peak_flops(built.mesh))
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -162,8 +162,7 @@ def _show(figures: dict[str, Any]) -> None:
     else:
         unit = "call"
         print(f"{figures['name']} on {where}: {figures['calls']} calls")
-        rows = f"{figures['nfe']} network calls and {figures['network_rows']} rows for each"
-        lines.append(("batch", f"{figures['images']} images a call, {rows}"))
+        lines.append(("batch", f"{figures['images']} images a call, {figures['nfe']} network calls for each"))
     median, p95, mean = (figures[f"{unit}_ms_{statistic}"] for statistic in ("median", "p95", "mean"))
     lines.append((unit, f"median {median:.2f} ms, p95 {p95:.2f} ms, mean {mean:.2f} ms"))
     if unit == "step":

@@ -205,7 +205,7 @@ class Session:
             "reference": self.evaluation.reference or "test pictures",
             "data": subject.test.fingerprint,
             "sampler": experiments.dump(subject.experiment.sampler),
-            "nfe": subject.experiment.sampler.nfe(),
+            "nfe": subject.experiment.sampler.nfe(subject.experiment),
         }
 
     def _page(self, subject: Subject, images: np.ndarray, scores: evaluations.Scores, figures: dict[str, Any]) -> page.EvaluatedRun:

@@ -52,12 +52,12 @@ def draw(
     if broken:
         log.warning("%d of %d pictures were not finite", broken, count)
     path = folder.samples / f"{name}.png"
-    figures = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe()}
+    figures = {"grid": str(path), "pictures": count, "nfe": experiment.sampler.nfe(experiment)}
     if not hosts.first:
         return figures
     folder.samples.mkdir(parents=True, exist_ok=True)
     pictures.save(pictures.grid(images[:GRID], evaluations.captions_of(experiment, rows)[:GRID]), path)
-    log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(), path)
+    log.info("drew %d pictures with %d network calls each: %s", count, experiment.sampler.nfe(experiment), path)
     if each:
         single = folder.samples / name
         single.mkdir(parents=True, exist_ok=True)

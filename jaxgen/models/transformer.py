@@ -10,17 +10,13 @@ from jaxgen.nn.mlp import ACTIVATIONS
 from jaxgen.nn.stack import REMAT
 
 
-class Transformer(nn.Module):
+class Blocks(nn.Module):
     """The options that all families share; each adds its own, `streams`, the fields of the data that it is conditioned on, and
     `published_start`, with which its authors start it.
-
-    Their `__call__(tokens, t, streams, tap=None)` puts the image tokens behind block `tap` into the collection `nn.stack.HIDDEN`
-    (`models.interface.velocity_and_hidden`).
 
     Attributes:
       width: D. depth: number of blocks. head_dim: K, the same at every width.
       mlp_ratio: feed-forward width over D.
-      patch: side of a patch. channels: channels of the latents.
       context_attention: how attention crosses the mesh axis `context`, a name in `nn.context_parallel.METHODS`.
       remat: rematerialization policy, a name in `nn.stack.REMAT`.
       scaling: μP base width and parametrization.
@@ -30,8 +26,6 @@ class Transformer(nn.Module):
     depth: int = 4
     head_dim: int = 16
     mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 1
     context_attention: str = "all_gather"
     remat: str = "none"
     scaling: mup.Scaling = mup.Scaling()
@@ -53,7 +47,7 @@ class Transformer(nn.Module):
 
     def validate(self) -> None:
         """Raises BadInput, naming the field at fault."""
-        for name in ("width", "depth", "head_dim", "patch", "channels", "mlp_ratio"):
+        for name in ("width", "depth", "head_dim", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise types.BadInput(name, getattr(self, name), "a positive number")
         if self.width % self.head_dim:
@@ -67,3 +61,23 @@ class Transformer(nn.Module):
             # Gated layers have no choice of activation.
             if hasattr(self, name) and getattr(self, name) not in known:
                 raise types.BadInput(name, getattr(self, name), f"one of {', '.join(known)}")
+
+
+class Transformer(Blocks):
+    """A generator that predicts a velocity, or what else a process asks for, at patches of latents.
+
+    Its `__call__(tokens, t, streams, tap=None)` puts the image tokens behind block `tap` into the collection `nn.stack.HIDDEN`
+    (`models.interface.velocity_and_hidden`).
+
+    Attributes:
+      patch: side of a patch. channels: channels of the latents.
+    """
+
+    patch: int = 2
+    channels: int = 1
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("patch", "channels"):
+            if getattr(self, name) < 1:
+                raise types.BadInput(name, getattr(self, name), "a positive number")

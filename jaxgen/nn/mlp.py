@@ -27,21 +27,22 @@ class MLP(nn.Module):
 
     Attributes:
       activation: a name in `ACTIVATIONS`.
+      bias: both maps add biases.
     """
 
     width: int
     hidden: int
     scale: mup.Scale
     activation: str = "gelu"
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] to [B, L, D]."""
-        x = Linear((("embed", self.width),), (("mlp", self.hidden),), self.scale, name="in")(x)
+        embed, hidden, embed_out = (("embed", self.width),), (("mlp", self.hidden),), (("embed_out", self.width),)
+        x = Linear(embed, hidden, self.scale, bias=self.bias, name="in")(x)
         x = constrain(checkpoint_name(x, "mlp_hidden"), "batch", "length", "activation_mlp")
-        return Linear((("mlp", self.hidden),), (("embed_out", self.width),), self.scale, name="out")(
-            ACTIVATIONS[self.activation](x)
-        )
+        return Linear(hidden, embed_out, self.scale, bias=self.bias, name="out")(ACTIVATIONS[self.activation](x))
 
 
 class SwiGLU(nn.Module):

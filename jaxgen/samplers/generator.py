@@ -13,8 +13,7 @@ from jaxgen import types
 from jaxgen.models import interface
 from jaxgen.parallel import keys, sharding
 from jaxgen.parallel import mesh as meshes
-from jaxgen.samplers import guidance
-from jaxgen.samplers.sampler import keys_for, noise_for, to_uint8
+from jaxgen.samplers.sampler import to_uint8
 
 
 class Generator:
@@ -32,25 +31,12 @@ class Generator:
 
     def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int, decoder: types.PyTree = None) -> None:
         model, sampler, autoencoder = experiment.model, experiment.sampler, experiment.autoencoder
-        process = experiment.objective.process
-        side = experiment.data.resolution // autoencoder.factor
-        shape = (side, side, model.channels)
-        compute = jnp.dtype(experiment.precision.compute)
 
         def draw(
             params: types.PyTree, decoder: types.PyTree, batch: types.Batch, indices: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            root = keys.root(seed)
-            noise = noise_for(keys.stream(root, "sample"), indices, shape)
-            own = keys_for(keys.stream(root, "sample on the way"), indices)
             streams = interface.conditions(batch, model.streams)
-            if guidance.needs_null(sampler.guidance):
-                streams = jax.tree.map(guidance.interleaved, streams, interface.null(streams))
-
-            def network(x: jax.Array, t: jax.Array, carry: types.PyTree) -> tuple[jax.Array, types.PyTree]:
-                return interface.velocity(model, params, x, t, streams, compute), carry
-
-            latents, _ = sampler(sampler.guided(process.as_flow(network)), noise, (), own, process)
+            latents = sampler.latents(experiment, params, streams, indices, keys.root(seed))
             pixels = autoencoder.decode(decoder, latents)
             # Pictures are made where their rows lie; only then is each sent everywhere.
             return jax.lax.with_sharding_constraint((to_uint8(pixels), jnp.isfinite(pixels).all(axis=(1, 2, 3))), self._layout)

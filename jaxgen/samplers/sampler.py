@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.models import interface
+from jaxgen.parallel import keys as streams_of
 from jaxgen.samplers import guidance
 from jaxgen.samplers.process import Flow, Process
 from jaxgen.samplers.steppers import Euler, Stepper
 from jaxgen.samplers.time_grids import TimeGrid, Uniform
-from jaxgen.types import BadInput, PyTree, Velocity
+from jaxgen.types import BadInput, Condition, PyTree, Velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +74,11 @@ class Sampler:
         """Raises BadInput, with option names relative to this dataclass, for values that cannot be sampled with."""
         if self.steps < 1:
             raise BadInput("steps", self.steps, "at least 1")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise BadInput("guidance", self.guidance, "a finite number, 0 or above (1 is no guidance)")
+        check_drawing(self)
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
             raise BadInput("guidance_interval", self.guidance_interval, "(low, high) with 0 <= low <= high <= 1")
         if self.guidance_channels is not None and self.guidance_channels < 1:
             raise BadInput("guidance_channels", self.guidance_channels, "None, or at least 1")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise BadInput("ema", self.ema, "None, or a decay in [0, 1)")
-        if self.images_per_device < 1:
-            raise BadInput("images_per_device", self.images_per_device, "at least 1")
         times = self.grid(self.steps)
         # Float32 runs out where a large shift crowds many steps together; a step of length 0 would divide by it.
         if not (times[0] <= 1 and times[-1] == 0 and np.all(np.diff(times) < 0)):
@@ -89,18 +86,36 @@ class Sampler:
 
     def check(self, experiment: Any) -> None:
         """The grid must suit the process that the network is trained on, and guidance the channels of its latents."""
+        if not hasattr(experiment.objective, "process"):
+            needed = f"autoregressive, or none: {type(experiment.objective).__name__} trains no network to draw from noise with"
+            raise BadInput("sampler", type(self).__name__, needed)
         experiment.objective.process.check_times(self.grid(self.steps))
         if self.guidance_channels is not None and self.guidance_channels > experiment.model.channels:
             needed = f"at most {experiment.model.channels}, the channels of latents (model.channels)"
             raise BadInput("sampler.guidance_channels", self.guidance_channels, needed)
 
-    def nfe(self) -> int:
-        """Calls of the network per image; a guided call, conditional and unconditional rows together, counts as 1."""
+    def nfe(self, experiment: Any) -> int:
+        """See `types.Sampler`; it does not depend on the experiment."""
+        del experiment
         return self.stepper.calls(self.steps)
 
-    def network_rows(self) -> int:
-        """Rows that the network computes per image: `nfe`, twice that under guidance. What sampling costs."""
-        return self.nfe() * (2 if guidance.needs_null(self.guidance) else 1)
+    def latents(
+        self, experiment: Any, params: PyTree, streams: dict[str, Condition], indices: jax.Array, root: jax.Array
+    ) -> jax.Array:
+        """See `types.Sampler`."""
+        model, process = experiment.model, experiment.objective.process
+        side = experiment.data.resolution // experiment.autoencoder.factor
+        compute = jnp.dtype(experiment.precision.compute)
+        noise = noise_for(streams_of.stream(root, "sample"), indices, (side, side, model.channels))
+        own = keys_for(streams_of.stream(root, "sample on the way"), indices)
+        if guidance.needs_null(self.guidance):
+            streams = jax.tree.map(guidance.interleaved, streams, interface.null(streams))
+
+        def network(x: jax.Array, t: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+            return interface.velocity(model, params, x, t, streams, compute), carry
+
+        latents, _ = self(self.guided(process.as_flow(network)), noise, (), own, process)
+        return latents
 
     def guided(self, velocity: Velocity) -> Velocity:
         """`velocity` under this guidance: it takes 2B rows, conditional and unconditional in turn, or B where the scale is 1."""
@@ -146,6 +161,20 @@ class Sampler:
 
         (x, _, carry), path = jax.lax.scan(body, (x, self.stepper.init(x, keys), carry), (times[:-1], times[1:], lengths[1:]))
         return x, carry, path
+
+
+def check_drawing(sampler: Any) -> None:
+    """Refuses what no sampler can draw with.
+
+    Raises:
+      BadInput: `guidance`, `ema` or `images_per_device` of the sampler.
+    """
+    if not (math.isfinite(sampler.guidance) and sampler.guidance >= 0):
+        raise BadInput("guidance", sampler.guidance, "a finite number, 0 or above (1 is no guidance)")
+    if sampler.ema is not None and not 0 <= sampler.ema < 1:
+        raise BadInput("ema", sampler.ema, "None, or a decay in [0, 1)")
+    if sampler.images_per_device < 1:
+        raise BadInput("images_per_device", sampler.images_per_device, "at least 1")
 
 
 def keys_for(key: jax.Array, indices: jax.Array) -> jax.Array:

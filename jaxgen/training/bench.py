@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import experiment as experiments
 from jaxgen import types
-from jaxgen.models import interface
 from jaxgen.parallel import compiles
 from jaxgen.training import flops, loop, signals
 from jaxgen.training import step as steps
@@ -215,24 +213,6 @@ def calls(call: Callable[[], Any], count: int, clock: Clock = time.perf_counter)
             call()
             seconds.append(clock() - began)
         return CallTimes(tuple(seconds), compile_seconds, heard.count - compiled)
-
-
-def forward_flops(experiment: experiments.Experiment, params: types.PyTree) -> int:
-    """FLOPs of one forward pass of the generator on one row. Compiles nothing.
-
-    Args:
-      params: its parameters, abstract or not.
-    """
-    model, data = experiment.model, experiment.data
-    side = data.resolution // experiment.autoencoder.factor
-    compute = jnp.dtype(experiment.precision.compute)
-    row = {name: jax.ShapeDtypeStruct((1, *feature.shape), feature.dtype) for name, feature in data.features().items()}
-
-    def forward(params: types.PyTree, batch: types.Batch) -> jax.Array:
-        x, streams = jnp.zeros((1, side, side, model.channels)), interface.conditions(batch, model.streams)
-        return interface.velocity(model, params, x, jnp.zeros((1,)), streams, compute)
-
-    return flops.matmul_flops(jax.make_jaxpr(forward)(params, row).jaxpr)
 
 
 def peak_memory(mesh: jax.sharding.Mesh) -> tuple[int, str]:

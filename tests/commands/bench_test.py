@@ -127,14 +127,14 @@ def test_the_sampling_figures_agree_with_each_other(sampling):
     figures = sampling[0]
     assert figures["bench"] == "sampling" and figures["calls"] == STEPS
     assert figures["images"] == 8 * 2, "sampler.images_per_device on each of two devices"
-    assert (figures["nfe"], figures["network_rows"]) == (3, 6)
+    assert figures["nfe"] == 3
     assert figures["images_per_second"] == pytest.approx(figures["images"] / figures["call_ms_median"] * 1e3)
     assert figures["tflop_per_second"] == pytest.approx(figures["model_tflop"] / figures["call_ms_median"] * 1e3)
 
 
-def test_sampling_costs_a_third_of_training_for_each_row(training, sampling):
+def test_a_guided_call_costs_two_thirds_of_training_on_the_same_pictures(training, sampling):
     row = training[0]["model_tflop"] / 16 / 3
-    assert sampling[0]["model_tflop"] == pytest.approx(row * sampling[0]["images"] * sampling[0]["network_rows"])
+    assert sampling[0]["model_tflop"] == pytest.approx(row * sampling[0]["images"] * 2 * sampling[0]["nfe"])
 
 
 def test_the_table_shows_the_figures(training, sampling):

@@ -96,12 +96,6 @@ def test_a_sampler_guides_with_its_own_options(scale):
         np.testing.assert_array_equal(v, guided(scale, (0.3, 0.6)))
 
 
-@pytest.mark.parametrize(("scale", "rows"), [(1.0, 25), (3.0, 50)])
-def test_rows_count_what_guidance_costs(scale, rows):
-    sampler = Sampler(guidance=scale)
-    assert (sampler.nfe(), sampler.network_rows()) == (25, rows)
-
-
 def with_variance(x, t, carry):
     """Twice as many channels as x, the second half of which tell conditional and unconditional rows apart."""
     v, carry = Network()(x, t, carry)

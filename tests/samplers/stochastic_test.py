@@ -48,7 +48,7 @@ def test_a_perfect_denoiser_is_followed_to_the_data_in_as_many_calls_as_said_wit
     # The drift of an equation with noise points beyond the data by as much noise as is left.
     beyond = 0 if "ddpm" in name else (path[-2] - (1 - 1 / steps) * 0.5)
     np.testing.assert_allclose(path[-1], 0.5 - beyond, atol=5e-6)
-    assert calls == sampler.nfe()
+    assert calls == sampler.nfe(None)
 
 
 @every_stepper

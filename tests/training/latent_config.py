@@ -1,16 +1,20 @@
-"""An autoencoder and a generator of its latents, both as small as can be, on made-up pictures."""
+"""Autoencoders and generators of their latents, continuous and discrete, all as small as can be, on made-up pictures."""
 
 import dataclasses
 
 from jaxgen.autoencoders.convolutional import ConvolutionalAutoencoder
+from jaxgen.autoencoders.finite_scalar import FiniteScalar
 from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.pipeline import Data
 from jaxgen.data.synthetic import Synthetic
 from jaxgen.experiment import Experiment
+from jaxgen.models.causal import CausalTransformer
 from jaxgen.models.dit import DiT
 from jaxgen.objectives.flow_matching import FlowMatching
+from jaxgen.objectives.next_token import NextToken
 from jaxgen.objectives.reconstruction import Reconstruction
 from jaxgen.parallel.mesh import MeshShape
+from jaxgen.samplers.autoregressive import Autoregressive
 from jaxgen.samplers.sampler import Sampler
 from jaxgen.training.optimizer import AdamW
 from jaxgen.training.saved_network import SavedAutoencoder
@@ -34,3 +38,20 @@ def get_config() -> Experiment:
 
 def autoencoder() -> Experiment:
     return dataclasses.replace(get_config(), model=MODULE, autoencoder=Identity(), objective=Reconstruction(), sampler=None)
+
+
+TOKENIZER = MODULE.clone(latent_channels=2, quantizer=FiniteScalar((3, 2)))
+
+
+def tokenizer() -> Experiment:
+    return dataclasses.replace(autoencoder(), model=TOKENIZER, objective=Reconstruction(noise=0.0))
+
+
+def codes() -> Experiment:
+    return dataclasses.replace(
+        get_config(),
+        model=CausalTransformer(width=16, depth=1, head_dim=8, mlp_ratio=1, codes=6),
+        autoencoder=SavedAutoencoder(module=TOKENIZER, path="nowhere"),
+        objective=NextToken(),
+        sampler=Autoregressive(guidance=2.0, images_per_device=8),
+    )

@@ -1,5 +1,6 @@
-"""Latent diffusion by the ordinary commands: an autoencoder is trained, a generator learns its latents, pictures are decoded."""
+"""Latents by the ordinary commands: an autoencoder is trained, a generator learns its latents, pictures are decoded."""
 
+import json
 import pathlib
 import shutil
 
@@ -71,6 +72,18 @@ def test_its_drawing_is_timed_as_well(trained, tmp_path):
     figures = tmp_path / "bench.json"
     assert command("bench", CONFIG, "--sampler", "--json", str(figures), path=trained / "autoencoder") == 0
     assert figures.exists()
+
+
+def test_codes_are_learned_drawn_and_timed_by_the_same_commands(tmp_path):
+    path, folder, figures = tmp_path / "tokenizer", tmp_path / "run", tmp_path / "bench.json"
+    assert command("train", f"{CONFIG}:tokenizer", "--run", str(path)) == 0
+    assert command("train", f"{CONFIG}:codes", "--run", str(folder), path=path) == 0
+    grid = np.asarray(Image.open(next((folder / "samples").glob("step-00000002.png"))))
+    assert command("sample", str(folder), "--count", "100") == 0
+    again = [np.asarray(Image.open(each)) for each in (folder / "samples").glob("step-00000002-*.png")]
+    assert len(again) == 1 and np.array_equal(again[0], grid)
+    assert command("bench", f"{CONFIG}:codes", "--sampler", "--json", str(figures), path=path) == 0
+    assert json.loads(figures.read_text())["nfe"] == 16
 
 
 def test_another_autoencoder_is_refused_and_so_is_none(trained, tmp_path, capsys):
