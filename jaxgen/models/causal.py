@@ -21,7 +21,7 @@ from jaxgen.models.transformer import Blocks
 from jaxgen.nn.attention import attention
 from jaxgen.nn.attention_mask import BlockKind, Mask
 from jaxgen.nn.attention_mask import Blocks as MaskBlocks
-from jaxgen.nn.embeddings import NgramEmbedding, position_sinusoid
+from jaxgen.nn.embeddings import NgramEmbedding, NgramLayer, position_sinusoid
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norms import RMSNorm
@@ -82,12 +82,13 @@ class CausalTransformer(Blocks):
     Attributes:
       head_dim: K, a multiple of 4.
       codes: number of codes, as the autoencoder's quantizer has them.
-      vocabulary: number of text ids.
+      vocabulary: number of text ids. text_depth: layers that read text alone, each two words further.
       activation: of the feed-forward layers, a name in `nn.mlp.ACTIVATIONS`.
     """
 
     codes: int = 125
     vocabulary: int = 259
+    text_depth: int = 2
     activation: str = "gelu"
 
     streams = ("text",)
@@ -99,9 +100,9 @@ class CausalTransformer(Blocks):
             raise types.BadInput("head_dim", self.head_dim, "a multiple of 4 (rotations over two axes)")
         if self.width % 4:
             raise types.BadInput("width", self.width, "a multiple of 4 (sines and cosines of two axes)")
-        for name in ("codes", "vocabulary"):
-            if getattr(self, name) < 2:
-                raise types.BadInput(name, getattr(self, name), "at least 2")
+        for name, least in (("codes", 2), ("vocabulary", 2), ("text_depth", 0)):
+            if getattr(self, name) < least:
+                raise types.BadInput(name, getattr(self, name), f"at least {least}")
 
     def check(self, experiment: Any) -> None:
         """The table must hold the data's text, which is ids."""
@@ -116,6 +117,7 @@ class CausalTransformer(Blocks):
         scale, block_scale = self.scale, self.block_scale
         embed, embed_out = (("embed", self.width),), (("embed_out", self.width),)
         self.text_ids = NgramEmbedding(self.vocabulary, self.width, scale)
+        self.text_layers = [NgramLayer(self.width, block_scale) for _ in range(self.text_depth)]
         self.neighbours = Neighbours(self.codes, self.width, scale)
         block = scanned(CausalBlock, self.depth, self.remat, broadcast=3, per_layer=1)
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, block_scale, self.context_attention)
@@ -177,7 +179,10 @@ class CausalTransformer(Blocks):
         return self._read(x)[:, 0], cache
 
     def _text(self, text: types.Condition, dtype: Any) -> jax.Array:
-        return self.text_ids(interface.present(text), text.segments).astype(dtype)
+        x = self.text_ids(interface.present(text), text.segments).astype(dtype)
+        for layer in self.text_layers:
+            x = layer(x, text.segments)
+        return x
 
     def _read(self, x: jax.Array) -> jax.Array:
         return self.logits(self.norm(x)).astype(jnp.float32)

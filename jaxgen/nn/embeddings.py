@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgen import mup
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.norms import RMSNorm
 from jaxgen.parallel.sharding import constrain
 
 TIME_FEATURES = 256
@@ -79,6 +80,31 @@ class Table(nn.Module):
         return jnp.take(table, ids, axis=0)
 
 
+class NgramLayer(nn.Module):
+    """Adds to each word a map of the words around it, normalized: what an n-gram says that its words do not, wherever it stands.
+
+    Attributes:
+      reach: neighbours on each side.
+    """
+
+    width: int
+    scale: mup.Scale
+    reach: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, segments: jax.Array) -> jax.Array:
+        """[B, S, D] and segments [B, S] (0 absent) to [B, S, D]; other segments are no neighbours."""
+        window = 2 * self.reach + 1
+        y = RMSNorm(("embed_out", self.width), self.scale, name="norm")(x)
+        around = jnp.stack(
+            [jnp.where(mine[..., None], near, 0) for near, mine in _shifted(y, segments, self.reach)],
+            axis=2,
+        )
+        inputs = (("neighbour", window), ("embed", self.width))
+        y = Linear(inputs, (("embed_out", self.width),), self.scale, bias=False, name="map")(around)
+        return x + jnp.square(nn.relu(y))
+
+
 class NgramEmbedding(nn.Module):
     """Embeds ids together with their neighbours, for ids so small (bytes) that one alone says little.
 
@@ -109,13 +135,18 @@ class NgramEmbedding(nn.Module):
             kind="embedding",
             std=self.std,
         )
-        edge = ((0, 0), (self.reach, self.reach))
-        padded, owners = jnp.pad(ids, edge), jnp.pad(segments, edge)
         total = 0.0
-        for place in range(window):
-            span = slice(place, place + ids.shape[1])
-            mine = (owners[:, span] == segments) & (segments > 0)
-            total += jnp.where(mine[..., None], jnp.take(tables[place], padded[:, span], axis=0), 0.0)
+        for table, (near, mine) in zip(tables, _shifted(ids, segments, self.reach), strict=True):
+            total += jnp.where(mine[..., None], jnp.take(table, near, axis=0), 0.0)
         # Tables are no activations: without this, devices that share them out look up, and differentiate, the whole batch.
         total = constrain(total, "batch", "length", "activation_embed")
         return Linear((("embed", self.width),), (("embed_out", self.width),), self.scale, name="out")(nn.silu(total))
+
+
+def _shifted(x: jax.Array, segments: jax.Array, reach: int) -> list[tuple[jax.Array, jax.Array]]:
+    """x [B, S, ...] as seen from `reach` places before to as many behind, and [B, S] where that is of the same segment."""
+    rest = ((0, 0),) * (x.ndim - 2)
+    edge = ((0, 0), (reach, reach))
+    padded, owners = jnp.pad(x, (*edge, *rest)), jnp.pad(segments, edge)
+    spans = [slice(place, place + x.shape[1]) for place in range(2 * reach + 1)]
+    return [(padded[:, span], (owners[:, span] == segments) & (segments > 0)) for span in spans]

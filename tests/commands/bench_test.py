@@ -145,7 +145,7 @@ def test_the_table_shows_the_figures(training, sampling):
         assert "GB of the process" in printed
     shown = ", ".join(f"{ratio:.3f}" for ratio in training[0]["trainer_over_bare_blocks"])
     assert f"{training[0]['trainer_over_bare']:.3f} (median of {shown})" in training[1]
-    assert "3 network calls and 6 rows" in sampling[1]
+    assert "16 images a call, 3 network calls for each" in sampling[1]
 
 
 @pytest.mark.parametrize(

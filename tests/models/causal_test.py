@@ -102,6 +102,7 @@ def test_neighbours_are_the_one_before_and_three_above():
         ({"codes": 1}, "codes"),
         ({"vocabulary": 0}, "vocabulary"),
         ({"depth": 0}, "depth"),
+        ({"text_depth": -1}, "text_depth"),
         ({"activation": "tanh"}, "activation"),
     ],
     ids=str,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen import mup
-from jaxgen.nn.embeddings import NgramEmbedding, Table, TimeEmbedding, position_sinusoid, sinusoid
+from jaxgen.nn.embeddings import NgramEmbedding, NgramLayer, Table, TimeEmbedding, position_sinusoid, sinusoid
 
 SCALE = mup.Scaling(base_width=8).at(8)
 
@@ -100,3 +100,19 @@ def test_an_ngram_is_the_sum_over_neighbours_of_the_same_segment():
                 total += tables[place, ids[b, other]]
         expected = total / (1 + np.exp(-total)) @ kernel + np.asarray(variables["params"]["out"]["bias"])
         np.testing.assert_allclose(out[b, s], expected, atol=1e-5)
+
+
+def test_a_layer_over_ngrams_adds_what_the_words_around_say_within_a_segment():
+    width, draws = 8, np.random.default_rng(2)
+    x, segments = draws.normal(size=(2, 7, width)), np.array([[1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0]])
+    module = NgramLayer(width, SCALE)
+    variables = filled(module, jnp.asarray(x, jnp.float32), jnp.asarray(segments))
+    out = module.apply(variables, jnp.asarray(x, jnp.float32), jnp.asarray(segments))
+    kernel, gain = np.asarray(variables["params"]["map"]["kernel"]), np.asarray(variables["params"]["norm"]["gain"])
+    normed = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * gain
+    for b, s in np.ndindex(2, 7):
+        total = np.zeros(width)
+        for place, other in enumerate(range(s - 2, s + 3)):
+            if 0 <= other < 7 and segments[b, other] == segments[b, s] > 0:
+                total += normed[b, other] @ kernel[place]
+        np.testing.assert_allclose(out[b, s], x[b, s] + np.maximum(total, 0) ** 2, rtol=1e-4, atol=1e-4)

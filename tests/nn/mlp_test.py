@@ -26,13 +26,18 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["biases", "none"])
 @pytest.mark.parametrize("activation", mlp.ACTIVATIONS)
-def test_a_feed_forward_layer_is_two_maps_around_its_activation(activation):
+def test_a_feed_forward_layer_is_two_maps_around_its_activation(activation, bias):
     params = {"in": {"kernel": draw(4, 6), "bias": draw(6)}, "out": {"kernel": draw(6, 4), "bias": draw(4)}}
     x = draw(2, 3, 4)
+    if not bias:
+        params = {name: {"kernel": of["kernel"], "bias": 0 * of["bias"]} for name, of in params.items()}
     hidden = x @ params["in"]["kernel"] + params["in"]["bias"]
     expected = FORMS[activation](hidden) @ params["out"]["kernel"] + params["out"]["bias"]
-    found = mlp.MLP(4, 6, mup.Scaling(base_width=4).at(4), activation).apply({"params": params}, jnp.asarray(x))
+    if not bias:
+        params = {name: {"kernel": of["kernel"]} for name, of in params.items()}
+    found = mlp.MLP(4, 6, mup.Scaling(base_width=4).at(4), activation, bias=bias).apply({"params": params}, jnp.asarray(x))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
