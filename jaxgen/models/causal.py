@@ -117,7 +117,7 @@ class CausalTransformer(Blocks):
         scale, block_scale = self.scale, self.block_scale
         embed, embed_out = (("embed", self.width),), (("embed_out", self.width),)
         self.text_ids = NgramEmbedding(self.vocabulary, self.width, scale)
-        self.text_layers = [NgramLayer(self.width, block_scale) for _ in range(self.text_depth)]
+        self.text_layers = [NgramLayer(self.width, scale) for _ in range(self.text_depth)]
         self.neighbours = Neighbours(self.codes, self.width, scale)
         block = scanned(CausalBlock, self.depth, self.remat, broadcast=3, per_layer=1)
         like = (self.width, self.head_dim, self.mlp_ratio, self.activation, block_scale, self.context_attention)
