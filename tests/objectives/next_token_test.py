@@ -78,12 +78,13 @@ def test_the_loss_is_the_log_likelihood_of_a_picture_over_its_codes():
         "model", views.params["model"], views, prepared | {"weight": weight}, jax.random.key(0), jnp.int32(0), ()
     )
     found, metrics, _ = loss()
+    read = jax.jit(lambda params, codes, streams: views.modules["model"].apply({"params": params}, codes, streams, jnp.float32))
     expected, right = [], []
     for i in range(8):
         streams = interface.conditions({n: batch[n][i : i + 1] for n in ("text", "text_mask")}, ("text",))
         streams = interface.null(streams) if dropped[i] else streams
         codes = prepared["codes"][i : i + 1]
-        logits = views.modules["model"].apply({"params": views.params["model"]}, codes, streams, jnp.float32)[0]
+        logits = read(views.params["model"], codes, streams)[0]
         shares = np.exp(np.float64(logits))
         shares /= shares.sum(axis=1, keepdims=True)
         expected.append(-np.log(shares[np.arange(16), codes.ravel()]).mean())
