@@ -123,3 +123,16 @@ def require_rows(option: str, rows: int, data: Any, field: str) -> None:
     count = data.id_counts().get(field, 0)
     if rows < count:
         raise types.BadInput(option, rows, f"at least {count}, the number of ids in the data's field {field!r}")
+
+
+def require_streams(model: Any, data: Any) -> None:
+    """Refuses data without a field that the model is conditioned on.
+
+    Raises:
+      BadInput: naming the source and the field.
+    """
+    features = data.features()
+    for name in model.streams:
+        if name not in features:
+            needed = f"a source with the field {name!r} that the model is conditioned on; it has {', '.join(features)}"
+            raise types.BadInput("data.source", type(data.source).__name__, needed)

@@ -58,11 +58,7 @@ class Denoising(abc.ABC):
         channels = autoencoder.channels(data.channels)
         if model.channels != channels:
             raise types.BadInput("model.channels", model.channels, f"{channels}, the channels of the autoencoder's latents")
-        features = data.features()
-        for name in model.streams:
-            if name not in features:
-                needed = f"a source with the field {name!r} that the model is conditioned on; it has {', '.join(features)}"
-                raise types.BadInput("data.source", type(data.source).__name__, needed)
+        interface.require_streams(model, data)
         learns = getattr(model, "learn_variance", False)
         if learns != self.process.learned_variance:
             needed = f"{self.process.learned_variance}, as the process of the objective {type(self).__name__} has it"

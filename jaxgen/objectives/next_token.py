@@ -38,11 +38,7 @@ class NextToken:
             raise types.BadInput("data.resolution", data.resolution, f"a multiple of the autoencoder's factor {autoencoder.factor}")
         if model.codes != autoencoder.quantizer.size:
             raise types.BadInput("model.codes", model.codes, f"{autoencoder.quantizer.size}, the codes of the autoencoder")
-        features = data.features()
-        for name in model.streams:
-            if name not in features:
-                needed = f"a source with the field {name!r} that the model is conditioned on; it has {', '.join(features)}"
-                raise types.BadInput("data.source", type(data.source).__name__, needed)
+        interface.require_streams(model, data)
 
     def players(self, experiment: Any) -> tuple[types.Player, ...]:
         side = experiment.data.resolution // experiment.autoencoder.factor

@@ -39,7 +39,7 @@ class Autoregressive:
     def check(self, experiment: Any) -> None:
         """The network must put out codes."""
         if not hasattr(experiment.model, "codes"):
-            needed = f"`sampler`, or none: {type(experiment.model).__name__} puts out no codes"
+            needed = f"jaxgen.samplers.sampler:Sampler, or none: {type(experiment.model).__name__} puts out no codes"
             raise types.BadInput("sampler", type(self).__name__, needed)
 
     def nfe(self, experiment: Any) -> int:

@@ -87,7 +87,10 @@ class Sampler:
     def check(self, experiment: Any) -> None:
         """The grid must suit the process that the network is trained on, and guidance the channels of its latents."""
         if not hasattr(experiment.objective, "process"):
-            needed = f"autoregressive, or none: {type(experiment.objective).__name__} trains no network to draw from noise with"
+            kind = type(experiment.objective).__name__
+            needed = (
+                f"none, or for codes jaxgen.samplers.autoregressive:Autoregressive: {kind} trains no network to draw from noise"
+            )
             raise BadInput("sampler", type(self).__name__, needed)
         experiment.objective.process.check_times(self.grid(self.steps))
         if self.guidance_channels is not None and self.guidance_channels > experiment.model.channels:
