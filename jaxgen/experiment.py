@@ -7,6 +7,7 @@ tuples or None. Nothing here imports the classes that a tree is made of: they ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import enum
@@ -17,6 +18,8 @@ import json
 import typing
 from collections.abc import Iterable
 from typing import Any, Literal
+
+import jax
 
 from jaxgen import typed_tree, types
 
@@ -59,9 +62,20 @@ MESHES = {
 class Precision:
     """Attributes:
     compute: dtype that networks compute in; parameters, optimizer, losses and sampler state are float32 always.
+    products: what networks that compute in float32 round the inputs of their products with kernels to; sums stay float32. Matrix
+      units, those of CPUs too, multiply bfloat16 several times faster.
     """
 
     compute: Literal["float32", "bfloat16"] = "float32"
+    products: Literal["float32", "bfloat16"] = "float32"
+
+    def validate(self) -> None:
+        if self.products != "float32" and self.compute != "float32":
+            raise types.BadInput("products", self.products, "float32: products of bfloat16 have nothing to round")
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Networks traced within it multiply so."""
+        return jax.default_matmul_precision(None if self.products == "float32" else self.products)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ BadInput = bad_input.BadInput
 Batch = dict[str, jax.Array]
 """Global arrays by name, leading axis B. Always `weight` [B] float32 (0 = a row that does not count) and `index` [B] int32
 (the example's number in its source); images are uint8 [B, H, W, C] under `image`; `label` [B] int32; `text` [B, S] int32 with
-`text_mask` [B, S] bool."""
+`text_mask` [B, S] bool; `plan` [B, P] int32."""
 
 PyTree = Any
 

@@ -1,6 +1,6 @@
 """Brings up TPU slices, runs jaxgen on them, watches over it, shows logs, takes them down.
 
-  python launch/tpu_vm.py run demo --slice v5e:4x4 --zone us-west4-a --spot -- train configs/scenes.py --run gs://bucket/demo
+  python launch/tpu_vm.py run demo --slice v5e:4x4 --zone us-west4-a --spot -- train configs/scenes.py:flow --run gs://bucket/demo
   python launch/tpu_vm.py logs demo --zone us-west4-a --follow
 
 A word @FILE stands for the options in FILE, as they would be typed. launch/README.md tells it from the beginning.

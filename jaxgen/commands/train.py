@@ -29,7 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
             folder = arguments.run or (arguments.config if is_run else f"runs/{name}")
             recipe = arguments.config, experiments.load(arguments.config, (), arguments.trust)[0]
             trust = tuple(arguments.trust)
-            figures = training_session.TrainingSession(experiment, folder, recipe, trust, team, arguments.profile).run()
+            figures = training_session.train_networks(experiment, trust, team)
+            if not figures.get("stopped"):
+                figures = training_session.TrainingSession(experiment, folder, recipe, trust, team, arguments.profile).run()
         if team.first:
             session.write_json(arguments.json, figures)
     return session.STOPPED if figures.get("stopped") else session.DONE

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxgen import experiment as experiments
-from jaxgen import run, types
+from jaxgen import run, typed_tree, types
 from jaxgen.commands import evaluations, samples, session
 from jaxgen.data import loader
 from jaxgen.evaluation import real
@@ -28,6 +28,7 @@ from jaxgen.samplers.generator import Generator
 from jaxgen.training import checkpoint, flops, logs, loop, manifest, profile, signals
 from jaxgen.training import step as steps
 from jaxgen.training.frozen import described
+from jaxgen.training.saved_network import Saved
 from jaxgen.training.state import State
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,26 @@ def ordinary(experiment: experiments.Experiment) -> Work:
         step = steps.build(experiment, mesh)
         step.load_frozen.read()
     return Work(mesh, examples, step, step, experiment.data.batch_size, sharding.batch_sharding(mesh))
+
+
+def train_networks(experiment: experiments.Experiment, trust: tuple[str, ...], team: hosts.Hosts) -> dict[str, Any]:
+    """Trains the networks that the experiment only uses, where it names their recipes and their runs are not there or not done.
+
+    Returns the figures of the last session, none where there was nothing to do.
+    """
+    figures: dict[str, Any] = {}
+    for name, network in typed_tree.nodes(experiment, ""):
+        if not isinstance(network, Saved) or not network.recipe or figures.get("stopped"):
+            continue
+        folder = run.Run(network.path)
+        reference = network.path if folder.exists() else network.recipe
+        tree, _ = experiments.load(reference, (), trust)
+        with checkpoint.Checkpoints(folder) as checkpoints:
+            done = session.newest_checkpoint(checkpoints) or 0
+        if done < tree.training.steps:
+            log.info("first the %s, which is trained by %s in %s", name, reference, network.path)
+            figures = TrainingSession(tree, network.path, (reference, tree), trust, team).run()
+    return figures
 
 
 class TrainingSession:

@@ -32,3 +32,11 @@ def common(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
 def label() -> dict[str, jax.ShapeDtypeStruct]:
     """The class of an example, `label` int32."""
     return {"label": jax.ShapeDtypeStruct((), np.int32)}
+
+
+def plan(length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a picture is to show in ids, `plan` int32 [length], for models that write it down before they draw.
+
+    The last id is 0 always: each is known to what comes behind the next.
+    """
+    return {"plan": jax.ShapeDtypeStruct((length,), np.int32)}

@@ -89,8 +89,8 @@ class Data:
 
     def id_counts(self) -> dict[str, int]:
         """For each field of integer ids, how many there are; a model's tables must have as many rows."""
-        classes = getattr(self.source, "classes", None)
-        return {"text": self.tokenizer.vocabulary} | ({} if classes is None else {"label": classes})
+        others = {"label": getattr(self.source, "classes", None), "plan": getattr(self.source, "plan_ids", None)}
+        return {"text": self.tokenizer.vocabulary} | {name: count for name, count in others.items() if count is not None}
 
     def open(self, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Opens the source's "train" or "test" split.

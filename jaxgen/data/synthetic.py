@@ -33,6 +33,7 @@ class Synthetic:
       languages: of the captions.
       text_features: channels of vectors that stand for a text encoder's, one fixed random vector for each id; 0 gives the ids.
       pooled_features: channels of the field `pooled`, which stands for the encoding of a whole text; 0 has no such field.
+      plans: adds the field `plan` of two ids: one more than the class, and 0.
       latents: pictures may have any number of channels, in place of an autoencoder's latents.
     """
 
@@ -40,9 +41,15 @@ class Synthetic:
     languages: tuple[str, ...] = ("en", "zh")
     text_features: int = 0
     pooled_features: int = 0
+    plans: bool = False
 
     classes = digit_captions.DIGITS
     latents = True
+
+    @property
+    def plan_ids(self) -> int | None:
+        """Number of ids in plans; None without them."""
+        return self.classes + 1 if self.plans else None
 
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
@@ -65,7 +72,8 @@ class Synthetic:
             encoded["text"] = jax.ShapeDtypeStruct((data.text_length, self.text_features), np.float32)
         if self.pooled_features:
             encoded["pooled"] = jax.ShapeDtypeStruct((1, self.pooled_features), np.float32)
-        return fields.common(data) | fields.label() | captions.features() | encoded
+        planned = fields.plan(2) if self.plans else {}
+        return fields.common(data) | fields.label() | captions.features() | encoded | planned
 
     def open(self, data: Data, split: str, seed: int, shuffle: bool) -> types.Examples:
         """Examples 0 … count - 1; number i shows class i mod 10.
@@ -92,11 +100,13 @@ class _Examples:
         indices = self._order(numbers)
         labels = indices % digit_captions.DIGITS
         texts = self._captions.fields(numbers, indices, labels, self._data)
+        planned = {"plan": np.stack([labels + 1, 0 * labels], axis=1).astype(np.int32)} if self._source.plans else {}
         return {
             "image": self._pictures(indices, labels),
             "label": labels.astype(np.int32),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
+            **planned,
         } | self._encoded(texts)
 
     def _encoded(self, texts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

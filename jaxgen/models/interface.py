@@ -125,14 +125,14 @@ def require_rows(option: str, rows: int, data: Any, field: str) -> None:
         raise types.BadInput(option, rows, f"at least {count}, the number of ids in the data's field {field!r}")
 
 
-def require_streams(model: Any, data: Any) -> None:
-    """Refuses data without a field that the model is conditioned on.
+def require_streams(streams: Sequence[str], data: Any) -> None:
+    """Refuses data without a field that a model reads.
 
     Raises:
       BadInput: naming the source and the field.
     """
     features = data.features()
-    for name in model.streams:
+    for name in streams:
         if name not in features:
-            needed = f"a source with the field {name!r} that the model is conditioned on; it has {', '.join(features)}"
+            needed = f"a source with the field {name!r} that the model reads; it has {', '.join(features)}"
             raise types.BadInput("data.source", type(data.source).__name__, needed)

@@ -75,7 +75,9 @@ def _logits(
     q: jax.Array, k: jax.Array, mask: Mask, scale: float, query_start: jax.Array | int, key_start: jax.Array | int
 ) -> tuple[jax.Array, jax.Array | None]:
     """Logits [B, N, L, S] float32, and what is visible [B or 1, 1, L, S] or None."""
-    logits = jnp.einsum("blnk,bsnk->bnls", q * scale, k, precision=precision(q), preferred_element_type=jnp.float32)
+    # Heads first: a CPU multiplies matrices that lie in one piece three times faster.
+    queries, keys = jnp.swapaxes(q * scale, 1, 2), jnp.swapaxes(k, 1, 2)
+    logits = jnp.einsum("bnlk,bnsk->bnls", queries, keys, precision=precision(q), preferred_element_type=jnp.float32)
     visible = mask.dense(q.shape[1], k.shape[1], query_start, key_start)
     if visible is None:
         return logits, None
@@ -97,8 +99,11 @@ class XLA:
         weights = jax.nn.softmax(logits, axis=-1)
         if visible is not None:
             weights = jnp.where(jnp.any(visible, axis=-1, keepdims=True), weights, 0.0)
-        out = jnp.einsum("bnls,bsnk->blnk", weights.astype(v.dtype), v, precision=precision(v), preferred_element_type=jnp.float32)
-        return checkpoint_name(out.astype(q.dtype), "attention")
+        heads = jnp.swapaxes(v, 1, 2)
+        out = jnp.einsum(
+            "bnls,bnsk->bnlk", weights.astype(v.dtype), heads, precision=precision(v), preferred_element_type=jnp.float32
+        )
+        return checkpoint_name(jnp.swapaxes(out, 1, 2).astype(q.dtype), "attention")
 
     forward = staticmethod(forward)
     backward = staticmethod(backward)

@@ -78,9 +78,44 @@ def _product(x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
     """
     rows, outputs = x.shape[: x.ndim - count], kernel.shape[count:]
     matrix = kernel.reshape(math.prod(kernel.shape[:count]), math.prod(outputs))
-    contracted = (x.ndim - count,), (0,)
-    y = jax.lax.dot_general(x.reshape(*rows, -1), matrix, (contracted, ((), ())), precision=precision(x))
+    y = matrix_product(x.reshape(*rows, -1), matrix)
     return y.reshape(*rows, *outputs)
+
+
+def matrix_product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x [..., I] and matrix [I, O], of one dtype, to [..., O] in it.
+
+    Arrays of float32 are multiplied as such, unless JAX's default precision of products is "bfloat16": then they are rounded to it,
+    forward and backward, and summed in float32.
+    """
+    if x.dtype == jnp.float32 and jax.config.jax_default_matmul_precision == "bfloat16":
+        return _rounded(x, matrix)
+    return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision=precision(x))
+
+
+# Derivatives by hand: those that JAX finds would round gradients of inputs once more, and multiply float32 by bfloat16, which
+# matrix units do not.
+@jax.custom_vjp
+def _rounded(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return _rounded_forward(x, matrix)[0]
+
+
+def _rounded_forward(x: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    inputs = x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    return _summed("...i,io->...o", *inputs), inputs
+
+
+def _rounded_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, matrix = inputs
+    gradient = gradient.astype(jnp.bfloat16)
+    return _summed("...o,io->...i", gradient, matrix), _summed("...i,...o->io", x, gradient)
+
+
+def _summed(letters: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+
+
+_rounded.defvjp(_rounded_forward, _rounded_backward)
 
 
 def precision(x: jax.Array) -> jax.lax.Precision:

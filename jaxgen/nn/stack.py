@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen.parallel.sharding import constrain
+from jaxgen.parallel.sharding import constrain, platform
 
 HIDDEN = "hidden"
 """Collection into which a tapped stack puts its tokens; whoever asks for them makes it mutable."""
@@ -57,6 +57,10 @@ def scanned(
     return _scan(block, depth, broadcast, per_layer)
 
 
+UNROLLED = 4
+"""Blocks up to which CPUs get them one after another: a loop's layers are slices of stacked weights, copied at every turn."""
+
+
 def _scan(block: type[nn.Module], depth: int, broadcast: int, per_layer: int) -> type[nn.Module]:
     return nn.scan(
         block,
@@ -64,6 +68,7 @@ def _scan(block: type[nn.Module], depth: int, broadcast: int, per_layer: int) ->
         split_rngs={"params": True},
         in_axes=(0,) * per_layer + (nn.broadcast,) * broadcast,
         length=depth,
+        unroll=depth if platform() == "cpu" and depth <= UNROLLED else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 

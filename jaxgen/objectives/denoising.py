@@ -58,7 +58,7 @@ class Denoising(abc.ABC):
         channels = autoencoder.channels(data.channels)
         if model.channels != channels:
             raise types.BadInput("model.channels", model.channels, f"{channels}, the channels of the autoencoder's latents")
-        interface.require_streams(model, data)
+        interface.require_streams(model.streams, data)
         learns = getattr(model, "learn_variance", False)
         if learns != self.process.learned_variance:
             needed = f"{self.process.learned_variance}, as the process of the objective {type(self).__name__} has it"

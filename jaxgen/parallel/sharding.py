@@ -44,6 +44,13 @@ def automatic(mesh: Any) -> dict[str, int]:
     return {name: size for name, size, kind in kinds if kind != jax.sharding.AxisType.Manual}
 
 
+def platform() -> str | None:
+    """Of the devices of the mesh entered by `jax.set_mesh`, those of a topology that is only compiled for too; None outside."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return None if device is None else device.platform
+
+
 def constrain(value: jax.Array, *names: str | None) -> jax.Array:
     """`value` with its layout fixed by axis names, on the mesh entered by `jax.set_mesh`; unchanged outside of one."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -32,6 +32,7 @@ class Generator:
     def __init__(self, experiment: Any, mesh: jax.sharding.Mesh, seed: int, decoder: types.PyTree = None) -> None:
         model, sampler, autoencoder = experiment.model, experiment.sampler, experiment.autoencoder
 
+        @experiment.precision.scope()
         def draw(
             params: types.PyTree, decoder: types.PyTree, batch: types.Batch, indices: jax.Array
         ) -> tuple[jax.Array, jax.Array]:

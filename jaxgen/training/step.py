@@ -163,10 +163,12 @@ def build(experiment: Any, mesh: jax.sharding.Mesh) -> Step:
     def step_key(state: State) -> jax.Array:
         return jax.random.fold_in(keys.stream(keys.root(state.seed), "train"), state.step)
 
+    @experiment.precision.scope()
     def prepare(state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> types.Batch:
         prepared = objective.prepare(views(state, frozen), batch, keys.stream(step_key(state), "prepare"))
         return jax.lax.stop_gradient(prepared)
 
+    @experiment.precision.scope()
     def update(state: State, frozen: dict[str, types.PyTree], batch: types.Batch) -> tuple[State, Report]:
         old = state
         metrics: types.Metrics = {}

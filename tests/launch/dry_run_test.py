@@ -10,7 +10,7 @@ import recorded
 from launch import archive, babysitter, tpu_vm, wanted
 
 ROOT = pathlib.Path(__file__).parents[2]
-JOB = ("train", "configs/scenes.py", "--run", "gs://bucket/demo")
+JOB = ("train", "configs/scenes.py:flow", "--run", "gs://bucket/demo")
 README = (ROOT / "launch" / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
@@ -58,7 +58,7 @@ def test_what_is_printed_is_what_is_called(forbidden, tree, capsys):
     words = ["run", "demo", "--slice", "v5e:4x4", "--spot", "--env", "WANDB_MODE=offline", "--zone", "us-west4-a", "--dry-run"]
     assert tpu_vm.main([*words, "--", *JOB]) == 0
     preflight, *printed = capsys.readouterr().out.splitlines()
-    assert preflight == "bash launch/local.sh preflight configs/scenes.py --slice v5e:4x4"
+    assert preflight == "bash launch/local.sh preflight configs/scenes.py:flow --slice v5e:4x4"
     assert printed[: len(expected)] == expected
 
 

@@ -11,7 +11,7 @@ from launch import emit, tpu_vm
 
 JOB = (
     "train",
-    "configs/scenes.py",
+    "configs/scenes.py:flow",
     "--run",
     "gs://bucket/demo",
     "--set",

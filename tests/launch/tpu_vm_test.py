@@ -11,7 +11,7 @@ import recorded
 from launch import archive, tpu_vm, wanted
 
 ROOT = pathlib.Path(__file__).parents[2]
-JOB = ("train", "configs/scenes.py", "--run", "gs://bucket/demo")
+JOB = ("train", "configs/scenes.py:flow", "--run", "gs://bucket/demo")
 PLACE = ("--zone", "us-west4-a")
 RUN = ("run", "demo", "--slice", "v5e:4x4", "--spot", "--env", "WANDB_MODE=offline", *PLACE)
 
@@ -42,7 +42,7 @@ def test_created_preempted_deleted_recreated_resumed_done(play, clock, tree, cap
     played = play("preempted")
     assert tpu_vm.main([*RUN, "--down", "--", *JOB], clock) == 0
     played.check()
-    assert (tree / "calls").read_text() == "preflight configs/scenes.py --slice v5e:4x4\n"
+    assert (tree / "calls").read_text() == "preflight configs/scenes.py:flow --slice v5e:4x4\n"
     told = capsys.readouterr().err
     assert states(told) == [
         *("ABSENT", "QUEUED", "QUEUED", "READY", "RUNNING", "ENDING", "LOST"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen import mup
-from jaxgen.nn.linear import Linear, precision
+from jaxgen.nn.linear import Linear, matrix_product, precision
 from jaxgen.parallel import mesh as meshes
 from jaxgen.parallel import sharding
 
@@ -88,3 +88,27 @@ def test_results_have_the_dtype_of_the_input_while_parameters_stay_float32():
 def test_float32_products_ask_for_full_precision_and_bfloat16_ones_do_not():
     assert precision(jnp.zeros(1, jnp.float32)) == jax.lax.Precision.HIGHEST
     assert precision(jnp.zeros(1, jnp.bfloat16)) == jax.lax.Precision.DEFAULT
+
+
+def test_products_of_rounded_inputs_are_summed_in_float32_both_ways():
+    # Sums of many terms tell where the rounding was: of results, it would be two hundred times as large.
+    x, matrix, gradient = draw(16, 3, 256), draw(256, 8), draw(16, 3, 8)
+    x, matrix, gradient = (jnp.asarray(a.astype(jnp.bfloat16), jnp.float32) for a in (x, matrix, gradient))
+    with jax.default_matmul_precision("bfloat16"):
+        y, back = jax.vjp(jax.jit(matrix_product), 1.0001 * x, matrix)
+        found = (y, *back(gradient))
+    exact = (x @ matrix, gradient @ matrix.T, jnp.einsum("abi,abo->io", x, gradient))
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    plain = jax.jit(matrix_product)(1.0001 * x, matrix)
+    assert float(jnp.abs(plain - exact[0]).max()) > 1e-3, "otherwise nothing is rounded"
+
+
+def test_bfloat16_stays_as_it_is_under_rounding():
+    x, matrix = draw(4, 256).astype(jnp.bfloat16), draw(256, 8).astype(jnp.bfloat16)
+    expected = matrix_product(x, matrix)
+    with jax.default_matmul_precision("bfloat16"):
+        found = matrix_product(x, matrix)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, expected)

@@ -46,10 +46,13 @@ def experiment(**options):
     return Experiment(**values | options)
 
 
+PLANNING = {"model": experiment().model.clone(plan=11), "data": Data(source=Synthetic(plans=True), batch_size=8, text_length=40)}
+
+
 @functools.cache
-def given():
+def given(plans=False):
     """Modules and parameters, as the step has them, and a batch."""
-    tree = experiment()
+    tree = experiment(**PLANNING) if plans else experiment()
     tree.validate()
     built = steps.build(tree, meshes.build(tree.mesh, jax.devices()[:1]))
     state, frozen = built.initial(np.uint32(0)), built.load_frozen(np.uint32(0))
@@ -84,13 +87,36 @@ def test_the_loss_is_the_log_likelihood_of_a_picture_over_its_codes():
         streams = interface.conditions({n: batch[n][i : i + 1] for n in ("text", "text_mask")}, ("text",))
         streams = interface.null(streams) if dropped[i] else streams
         codes = prepared["codes"][i : i + 1]
-        logits = read(views.params["model"], codes, streams)[0]
+        logits = read(views.params["model"], codes, streams)[0][0]
         shares = np.exp(np.float64(logits))
         shares /= shares.sum(axis=1, keepdims=True)
         expected.append(-np.log(shares[np.arange(16), codes.ravel()]).mean())
         right.append(np.mean(shares.argmax(axis=1) == codes.ravel()))
     np.testing.assert_allclose(found, np.average(expected, weights=weight), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"].value(), np.average(right, weights=weight), rtol=1e-5)
+
+
+def test_plans_count_as_much_as_codes_id_for_id_unless_dropped():
+    views, batch = given(plans=True)
+    objective = NextToken(condition_dropout=0.5)
+    prepared = objective.prepare(views, batch, jax.random.key(0))
+    dropped = prepared["dropped"]
+    assert 0 < dropped.sum() < 8
+    loss = lambda weight, batch=prepared: objective.loss(
+        "model", views.params["model"], views, batch | {"weight": jnp.asarray(weight)}, jax.random.key(0), jnp.int32(0), ()
+    )
+    streams = interface.conditions(prepared, ("text", "plan"))
+    streams = {name: stream.dropped(dropped) for name, stream in streams.items()}
+    codes, plans = views.modules["model"].apply({"params": views.params["model"]}, prepared["codes"], streams, jnp.float32)
+    nats = lambda logits, ids: np.float64(-jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], -1)[..., 0])
+    said, drawn = nats(plans, batch["plan"]), nats(codes, prepared["codes"].reshape(8, 16))
+    for i in range(8):
+        found, metrics, _ = loss(np.eye(8, dtype=np.float32)[i])
+        total = drawn[i].sum() + (0 if dropped[i] else said[i].sum())
+        assert found == pytest.approx(total / 16, rel=1e-4), i
+        assert dropped[i] or metrics["plan_loss"].value() == pytest.approx(said[i].mean(), rel=1e-4)
+    others = loss(dropped.astype(np.float32), prepared | {"plan": (batch["plan"] + 1) % 11})
+    assert others[0] == loss(dropped.astype(np.float32))[0] and others[1]["plan_loss"].weight == 0
 
 
 def test_it_begins_at_the_entropy_of_equal_shares_and_learns():
@@ -120,6 +146,9 @@ MODEL = experiment().model
         ({"autoencoder": Identity()}, "autoencoder"),
         ({"model": MODEL.clone(codes=7)}, "model.codes"),
         ({"model": MODEL.clone(vocabulary=100)}, "model.vocabulary"),
+        ({"model": MODEL.clone(plan=11)}, "data.source"),
+        ({**PLANNING, "model": MODEL.clone(plan=10)}, "model.plan"),
+        ({"sampler": Autoregressive(plan_temperature=-1.0)}, "sampler.plan_temperature"),
         ({"objective": NextToken(condition_dropout=1.0)}, "objective.condition_dropout"),
         ({"autoencoder": RandomAutoencoder(module=AUTOENCODER.clone(latent_channels=3))}, "autoencoder.module.latent_channels"),
         ({"autoencoder": RandomAutoencoder(module=AUTOENCODER.clone(multipliers=(1,) * 4))}, "data.resolution"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import mup
+from jaxgen import mup, types
 from jaxgen.autoencoders.convolutional import ConvolutionalAutoencoder
 from jaxgen.autoencoders.finite_scalar import FiniteScalar
 from jaxgen.autoencoders.frozen import RandomAutoencoder
@@ -29,12 +29,15 @@ MODEL = CausalTransformer(width=16, depth=2, head_dim=8, codes=6, vocabulary=259
 COUNT = 16
 
 
-def experiment(**options):
+PLANNING = MODEL.clone(plan=11)
+
+
+def experiment(model=MODEL, **options):
     return Experiment(
-        model=MODEL,
+        model=model,
         autoencoder=RandomAutoencoder(module=ConvolutionalAutoencoder(1, 2, width=8, multipliers=(1,), blocks=1, quantizer=GRID)),
         objective=NextToken(),
-        data=Data(source=Synthetic(), batch_size=8, text_length=40),
+        data=Data(source=Synthetic(plans=bool(model.plan)), batch_size=8, text_length=40),
         optimizer=AdamW(learning_rate=1e-2),
         training=Training(steps=1, ema=()),
         sampler=Autoregressive(**{"images_per_device": 8} | options),
@@ -43,12 +46,14 @@ def experiment(**options):
 
 
 @functools.cache
-def params():
-    boxed = jax.jit(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4), jnp.int32), conditions(1), jnp.float32)["params"])()
+def params(model=MODEL):
+    streams = conditions(1) | {"plan": types.Condition(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), jnp.int32))}
+    boxed = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4), jnp.int32), streams, jnp.float32)["params"])()
     leaves, tree = jax.tree.flatten(jax.tree.map(lambda box: box.value, boxed, is_leaf=mup.is_parameter))
     split = jax.random.split(jax.random.key(2), len(leaves))
     found = tree.unflatten([leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, split, strict=True)])
-    found["logits"]["bias"] *= 0
+    for name in found.keys() & {"logits", "plan_logits"}:
+        found[name]["bias"] *= 0
     return found
 
 
@@ -61,17 +66,17 @@ def conditions(count=COUNT):
     return interface.conditions({name: jnp.asarray(value) for name, value in rows(count).items()}, ("text",))
 
 
-def codes(streams=None, indices=None, seed=0, **options):
-    tree = experiment(**options)
+def codes(streams=None, indices=None, seed=0, model=MODEL, **options):
+    tree = experiment(model, **options)
     indices = jnp.arange(COUNT) if indices is None else indices
     streams = conditions() if streams is None else streams
     draw = jax.jit(lambda params, streams: tree.sampler.latents(tree, params, streams, indices, keys.root(seed)))
-    return np.asarray(GRID.codes(draw(params(), streams)))
+    return np.asarray(GRID.codes(draw(params(model), streams)))
 
 
 @jax.jit
 def logits(params, codes, streams):
-    return MODEL.apply({"params": params}, codes, streams, jnp.float32)
+    return MODEL.apply({"params": params}, codes, streams, jnp.float32)[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 2.5])
@@ -81,6 +86,23 @@ def test_without_temperature_each_code_is_the_likeliest_behind_those_before_it(s
     guided = np.asarray(without + scale * (with_text - without))
     np.testing.assert_array_equal(guided.argmax(axis=-1), found.reshape(COUNT, -1))
     assert (len(np.unique(found, axis=0)) == 1) == (scale == 0.0), "text counts, unless guidance takes it out"
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_plan_is_drawn_first_and_the_codes_behind_it(scale):
+    @jax.jit
+    def read(codes, plan, there):
+        streams = jax.tree.map(lambda x: x * there, {"text": conditions()["text"], "plan": types.Condition(plan, 0 * plan + 1)})
+        return PLANNING.apply({"params": params(PLANNING)}, codes, streams, jnp.float32)
+
+    found = codes(model=PLANNING, temperature=0.0, plan_temperature=0.0, guidance=scale)
+    plan = jnp.zeros((COUNT, 2), jnp.int32)
+    for place in range(2):
+        plan = plan.at[:, place].set(read(found, plan, 1)[1][:, place].argmax(axis=-1))
+    with_text, without = (read(found, plan, there)[0] for there in (1, 0))
+    np.testing.assert_array_equal((without + scale * (with_text - without)).argmax(axis=-1), found.reshape(COUNT, -1))
+    drawn = [codes(model=PLANNING, temperature=0.0, plan_temperature=1.0, seed=seed) for seed in (0, 0, 1)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2]), "only plans are left to chance"
 
 
 def test_a_code_is_drawn_as_often_as_the_network_says():
@@ -124,5 +146,6 @@ def test_pictures_are_the_same_on_any_number_of_devices():
     np.testing.assert_array_equal(*drawn)
 
 
-def test_the_network_is_called_once_for_each_code():
-    assert experiment().sampler.nfe(experiment()) == 16
+def test_the_network_is_called_once_for_each_code_and_each_id_of_a_plan():
+    for model, calls in ((MODEL, 16), (PLANNING, 18)):
+        assert experiment(model).sampler.nfe(experiment(model)) == calls

@@ -86,6 +86,27 @@ def test_codes_are_learned_drawn_and_timed_by_the_same_commands(tmp_path):
     assert json.loads(figures.read_text())["nfe"] == 16
 
 
+def test_what_a_run_uses_is_trained_first_and_once(tmp_path, capsys, monkeypatch):
+    path, recipe = tmp_path / "tokenizer", f"{CONFIG}:tokenizer"
+    sets = [f"autoencoder.recipe={recipe}"]
+    train = lambda folder, *words: command(
+        "train", f"{CONFIG}:codes", "--run", str(tmp_path / folder), *words, path=path, sets=sets
+    )
+    assert command("bench", f"{CONFIG}:codes", path=path, sets=sets) == 2
+    assert f"`jaxgen train {recipe} --run {path}` makes one" in capsys.readouterr().err
+    assert train("run") == 0
+    said = capsys.readouterr().err
+    assert f"first the autoencoder, which is trained by {recipe} in {path}" in said
+    newest = lambda folder: max(int(each.name) for each in (folder / "checkpoints").iterdir() if each.name.isdigit())
+    assert newest(path) == newest(tmp_path / "run") == 2
+    assert train("other") == 0
+    assert "first the autoencoder" not in capsys.readouterr().err
+    # One that was stopped goes on, as it was begun.
+    shutil.rmtree(path / "checkpoints" / "2")
+    assert train("third") == 0
+    assert f"trained by {path} in {path}" in capsys.readouterr().err and newest(path) == 2
+
+
 def test_another_autoencoder_is_refused_and_so_is_none(trained, tmp_path, capsys):
     other = tmp_path / "other"
     assert command("train", f"{CONFIG}:autoencoder", "--run", str(other), sets=["seed=1"]) == 0

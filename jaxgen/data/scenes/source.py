@@ -20,7 +20,7 @@ from PIL import Image
 
 from jaxgen import types
 from jaxgen.data import builders, captions, fields, order
-from jaxgen.data.scenes import layout, render, scene, wording
+from jaxgen.data.scenes import layout, plan, render, scene, wording
 
 if TYPE_CHECKING:
     from jaxgen.data.pipeline import Data
@@ -45,10 +45,17 @@ class Scenes:
       directory: local folder that holds the data set, built there on first use (a minute); empty takes $TFDS_DATA_DIR where that
         is a local folder, else ~/.cache/jaxgen/tfds (the one taken is logged).
       languages: of the captions.
+      plans: adds the field `plan`, what stands where in a picture (`jaxgen.data.scenes.plan`).
     """
 
     directory: str = ""
     languages: tuple[str, ...] = ("en", "zh")
+    plans: bool = False
+
+    @property
+    def plan_ids(self) -> int | None:
+        """Number of ids in plans; None without them."""
+        return plan.IDS if self.plans else None
 
     def features(self, data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         """See `jaxgen.data.fields.common` and `jaxgen.data.captions.features`.
@@ -62,7 +69,7 @@ class Scenes:
             raise types.BadInput("channels", data.channels, "3: scenes are coloured")
         builders.check(self.directory)
         captions.check(self.languages, data.text_length, lambda: data.tokenizer, wording.longest)
-        return fields.common(data) | captions.features()
+        return fields.common(data) | captions.features() | (fields.plan(plan.LENGTH) if self.plans else {})
 
     def words(self) -> tuple[str, ...]:
         """See `wording.words`."""
@@ -86,7 +93,7 @@ class Examples:
         import tensorflow_datasets as tfds
 
         self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        self._data = data
+        self._data, self._plans = data, source.plans
         self._order = order.shuffled(len(self), seed) if shuffle else order.stored(len(self))
         self._captions = wording.of(split, seed, source.languages)
         facts = (wording.fingerprint(), VERSION, data.resolution, [self._records[i]["scene"] for i in range(0, len(self), 97)])
@@ -99,10 +106,12 @@ class Examples:
         indices = self._order(numbers)
         records = self._read(indices)
         prompts = [_prompt(record) for record in records]
+        planned = {"plan": np.stack([plan.ids(_scene(record)) for record in records])} if self._plans else {}
         return {
             "image": np.stack([np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]),
             "weight": np.ones(len(indices), np.float32),
             "index": indices.astype(np.int32),
+            **planned,
         } | self._captions.fields(numbers, indices, prompts, self._data)
 
     def prompts(self, indices: Sequence[int]) -> list[scene.Prompt]:
@@ -111,10 +120,14 @@ class Examples:
 
     def scenes(self, indices: Sequence[int]) -> list[scene.Scene]:
         """What the pictures of these examples show."""
-        return [scene.scene_from(json.loads(record["scene"])) for record in self._read(indices)]
+        return [_scene(record) for record in self._read(indices)]
 
     def _read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return self._records.__getitems__([int(index) for index in indices])
+
+
+def _scene(record: dict[str, Any]) -> scene.Scene:
+    return scene.scene_from(json.loads(record["scene"]))
 
 
 def _prompt(record: dict[str, Any]) -> scene.Prompt:

@@ -5,7 +5,7 @@ import pytest
 
 from jaxgen import types
 from jaxgen.data import pipeline, text
-from jaxgen.data.scenes import render, scene, source, wording
+from jaxgen.data.scenes import plan, render, scene, source, wording
 from jaxgen.data.scenes.source import Scenes
 
 
@@ -35,6 +35,33 @@ def test_rows_are_as_described(folder):
         assert set(rows) == set(features)
         for name, feature in features.items():
             assert rows[name].shape[1:] == feature.shape and rows[name].dtype == feature.dtype, name
+
+
+def test_plans_say_what_stands_where(folder):
+    examples, rows = opened(folder, "train", source=Scenes(folder, plans=True))
+    made = data(folder, source=Scenes(folder, plans=True))
+    assert rows["plan"].dtype == made.features()["plan"].dtype and rows["plan"].shape[1:] == made.features()["plan"].shape
+    assert 0 <= rows["plan"].min() and rows["plan"].max() < made.id_counts()["plan"] and not rows["plan"][:, -1].any()
+    kinds = len(scene.COLOURS) * len(scene.SHAPES)
+    for ids, shown in zip(rows["plan"], examples.scenes(rows["index"]), strict=True):
+        said = ids[:-1].reshape(-1, 3)
+        there = said[said[:, 0] > 0]
+        assert len(there) == len(shown.objects) and not said[len(there) :].any()
+        left = list(shown.objects)
+        for kind, cell, radius in there:
+            row, column = divmod(cell - kinds - 1, plan.CELLS)
+            colour, shape = divmod(kind - 1, len(scene.SHAPES))
+            step = radius - plan.IDS
+            match = next(
+                thing
+                for thing in left
+                if (list(scene.COLOURS)[colour], scene.SHAPES[shape]) == (thing.colour, thing.shape)
+                and (int(8 * thing.y), int(8 * thing.x)) == (row, column)
+                and sum(thing.radius >= bound for bound in plan.RADII) == step + len(plan.RADII) + 1
+            )
+            left.remove(match)
+        assert sorted(there[:, 1].tolist()) == there[:, 1].tolist()
+    assert "plan" not in data(folder).features() and "plan" not in data(folder).id_counts()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
