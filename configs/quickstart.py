@@ -18,7 +18,7 @@ from jaxgen.data.pipeline import Data
 from jaxgen.data.synthetic import Synthetic
 from jaxgen.evaluation.digit_judge import DigitJudge
 from jaxgen.evaluation.evaluation import Evaluation
-from jaxgen.experiment import Experiment
+from jaxgen.experiment import Experiment, Precision
 from jaxgen.models.dit import DiT
 from jaxgen.models.mmdit import MMDiT
 from jaxgen.mup import Scaling
@@ -48,6 +48,7 @@ def get_config() -> Experiment:
         training=Training(steps=5000, log_every=20, checkpoint_every=500),
         sampler=Sampler(steps=25, guidance=1.5),
         evaluation=Evaluation(judge=DigitJudge()),
+        precision=Precision(products="bfloat16"),
         mesh=MeshShape(),
     )
 

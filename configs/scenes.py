@@ -7,7 +7,7 @@ bash launch/local.sh train configs/scenes.py:tokenizer  # the tokenizer alone
 bash launch/local.sh train configs/scenes.py:flow       # text to image by a flow on pixels
 bash launch/local.sh train configs/scenes.py:latent     # by a flow on latents; trains `autoencoder` first
 
-MEASURED
+Behind a tokenizer of 256 codes stands a causal transformer of 1.5 million parameters.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def get_config() -> Experiment:
         data=dataclasses.replace(DATA, source=Scenes(plans=True)),
         optimizer=Muon(learning_rate=3e-3, b2=0.98, matrix_rate=6.5, schedule="wsd", warmup_steps=50, decay_share=0.4),
         precision=Precision(products="bfloat16"),
-        training=Training(steps=7_000, log_every=20, checkpoint_every=1000),
+        training=Training(steps=6_000, log_every=20, checkpoint_every=1000),
         sampler=Autoregressive(guidance=2.0, plan_temperature=0.7),
         evaluation=Evaluation(samples=480, judge=SceneJudge(), train_images=6_000),
         mesh=MeshShape(),

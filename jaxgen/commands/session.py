@@ -19,7 +19,7 @@ import numpy as np
 import jaxgen
 from jaxgen import experiment as experiments
 from jaxgen import run, types
-from jaxgen.parallel import host_memory, hosts
+from jaxgen.parallel import hosts
 from jaxgen.parallel import mesh as meshes
 from jaxgen.training import checkpoint, frozen, loop
 from jaxgen.training import state as states
@@ -38,7 +38,6 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     propagate, logger.propagate = logger.propagate, False  # dependencies configure the root logger, which would say it twice
     logger.setLevel(logging.INFO)
     _remember_compiles()
-    host_memory.keep_freed()
     try:
         _check_json(getattr(arguments, "json", None))
         return command(arguments)
