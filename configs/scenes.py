@@ -67,7 +67,7 @@ def get_config() -> Experiment:
         data=dataclasses.replace(DATA, source=Scenes(plans=True)),
         optimizer=Muon(learning_rate=3e-3, b2=0.98, matrix_rate=6.5, schedule="wsd", warmup_steps=50, decay_share=0.4),
         precision=Precision(products="bfloat16"),
-        training=Training(steps=6_000, log_every=20, checkpoint_every=1000),
+        training=Training(steps=5_200, log_every=20, checkpoint_every=1000),
         sampler=Autoregressive(guidance=2.0, plan_temperature=0.7),
         evaluation=Evaluation(samples=480, judge=SceneJudge(), train_images=6_000),
         mesh=MeshShape(),

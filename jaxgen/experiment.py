@@ -40,12 +40,15 @@ MAY_CHANGE = (
     "data.source.path",
     "data.source.threads",
     "data.source.verify",
+    "autoencoder.path",
+    "autoencoder.recipe",
     "objective.alignment.teacher.path",
+    "objective.alignment.teacher.recipe",
     "swarm.site_shards",
 )
 """Names (and everything below them) that a resumed run may change; anything else is another experiment.
 
-A source may move, and so may a teacher: what they hold is compared by fingerprint.
+A source may move, and so may a teacher or an autoencoder: what they hold is compared by fingerprint.
 """
 
 MESHES = {

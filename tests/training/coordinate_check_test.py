@@ -135,7 +135,10 @@ RECIPES = {
     "ddt": ("ddt_xl2_imagenet256.py:tiny", ("model.depth=3", "model.encoder_depth=2")),
     "pixart": ("pixart_xl2_512.py:tiny", ("data.source.text_features=24",)),
 }
-FAMILIES = {"uvit": ("uvit_l2_imagenet256.py:tiny", ())}
+FAMILIES = {
+    "uvit": ("uvit_l2_imagenet256.py:tiny", ()),
+    "causal": (f"{pathlib.Path(__file__).with_name('latent_config.py')}:random_codes", ("data.source.plans=true",)),
+}
 for _name, (_recipe, _own) in RECIPES.items():
     FAMILIES |= {f"{_name}_{gates}": (_recipe, (*_own, f"model.gates={gates}")) for gates in Gates}
 # Random gates of the decoder multiply what its gated feed-forward layer multiplies: at .001 its tokens grow to ten times their size

@@ -4,6 +4,7 @@ import dataclasses
 
 from jaxgen.autoencoders.convolutional import ConvolutionalAutoencoder
 from jaxgen.autoencoders.finite_scalar import FiniteScalar
+from jaxgen.autoencoders.frozen import RandomAutoencoder
 from jaxgen.autoencoders.identity import Identity
 from jaxgen.data.pipeline import Data
 from jaxgen.data.synthetic import Synthetic
@@ -54,4 +55,15 @@ def codes() -> Experiment:
         autoencoder=SavedAutoencoder(module=TOKENIZER, path="nowhere"),
         objective=NextToken(),
         sampler=Autoregressive(guidance=2.0, images_per_device=8),
+    )
+
+
+def random_codes() -> Experiment:
+    """Codes of a tokenizer that no one trained, behind plans."""
+    tree = codes()
+    return dataclasses.replace(
+        tree,
+        model=tree.model.clone(width=64, head_dim=16, plan=Synthetic(plans=True).plan_ids),
+        autoencoder=RandomAutoencoder(module=TOKENIZER),
+        data=dataclasses.replace(tree.data, source=Synthetic(plans=True)),
     )

@@ -66,6 +66,8 @@ def test_commands_draw_with_it_wherever_it_lies_now(trained, tmp_path):
     assert command("sample", str(root / "run"), "--count", "100", path=root / "autoencoder") == 0
     found = [np.asarray(Image.open(path)) for path in (root / "run" / "samples").glob("step-00000002-*.png")]
     assert len(found) == 1 and np.array_equal(found[0], before)
+    further = command("train", CONFIG, "--run", str(root / "run"), path=root / "autoencoder", sets=["training.steps=3"])
+    assert further == 0 and (root / "run" / "checkpoints" / "3").exists()
 
 
 def test_its_drawing_is_timed_as_well(trained, tmp_path):

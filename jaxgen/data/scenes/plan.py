@@ -22,11 +22,16 @@ IDS = _FIRST_RADIUS + len(RADII) + 1
 
 
 def ids(shown: scene.Scene) -> np.ndarray:
-    """The plan of a scene, int32 [LENGTH]: for each object, from above and left, its kind, its cell and its radius; then 0."""
+    """The plan of a scene, int32 [LENGTH]: each object's kind, cell and radius, then 0.
+
+    Kinds come in the order in which they are drawn, which is that of the words for them unless one is to cover the other; objects
+    of a kind from above and left.
+    """
+    kinds = [_KINDS.index((thing.colour, thing.shape)) for thing in shown.objects]
+    rows = [(kinds.index(kind), _cell(thing), kind, thing.radius) for kind, thing in zip(kinds, shown.objects, strict=True)]
     found = []
-    for cell, thing in sorted(((_cell(thing), thing) for thing in shown.objects), key=lambda pair: pair[0]):
-        kind = 1 + _KINDS.index((thing.colour, thing.shape))
-        found += [kind, _FIRST_CELL + cell, _FIRST_RADIUS + int(np.digitize(thing.radius, RADII))]
+    for _, cell, kind, radius in sorted(rows):
+        found += [1 + kind, _FIRST_CELL + cell, _FIRST_RADIUS + int(np.digitize(radius, RADII))]
     return np.array(found + [0] * (LENGTH - len(found)), np.int32)
 
 
