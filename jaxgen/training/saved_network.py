@@ -39,21 +39,21 @@ class Saved:
     def frozen(self, name: str) -> types.Frozen:
         return types.Frozen(name, self.module, self.initial, "a run", functools.partial(self._read, name))
 
-    def _advice(self) -> str:
-        return f"`jaxgen train {self.recipe} --run {self.path}` makes one" if self.recipe else "train that first"
+    def _advice(self, name: str) -> str:
+        return f"`jaxgen train {self.recipe} --run {self.path}` makes one" if self.recipe else f"train the {name} first"
 
     def _read(self, name: str, target: types.PyTree) -> types.PyTree:
         option = f"path of the {name}"
         folder = run.Run(self.path)
         if not folder.exists():
-            raise types.BadInput(option, self.path, f"the folder of a run that trained the {name}; {self._advice()}")
+            raise types.BadInput(option, self.path, f"the folder of a run that trained the {name}; {self._advice(name)}")
         item = states.ema_item(self.player, str(self.ema)) if self.ema else states.params_item(self.player)
         complaints: list[str] = []
         with checkpoint.Checkpoints(folder) as checkpoints:
             step = checkpoints.newest_whole(complaints.append, (item,))
             if step is None:
                 found = f"{self.path} ({'; '.join(complaints)})" if complaints else self.path
-                raise types.BadInput(option, found, f"a run with a whole checkpoint; {self._advice()}")
+                raise types.BadInput(option, found, f"a run with a whole checkpoint; {self._advice(name)}")
             return checkpoints.restore(step, {item: target})[item]
 
 

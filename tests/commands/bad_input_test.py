@@ -180,7 +180,9 @@ def test_train_refuses_an_alignment(overrides, option, found, needed, refusal, t
 def test_train_refuses_a_teacher_that_is_not_there(refusal, tmp_path):
     teacher = ("objective.alignment.teacher.path=nowhere", "data.source=synthetic")
     said = refusal("train", ALIGNED.removesuffix(":tiny"), "--run", tmp_path / "run", *sets(*teacher))
-    assert said == "path of the teacher: found 'nowhere', needed the folder of a run that trained the teacher; train that first"
+    assert (
+        said == "path of the teacher: found 'nowhere', needed the folder of a run that trained the teacher; train the teacher first"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -124,7 +124,7 @@ def test_another_autoencoder_is_refused_and_so_is_none(trained, tmp_path, capsys
     shutil.rmtree(other)
     assert command("train", CONFIG, "--run", str(tmp_path / "new"), path=other) == 2
     said = capsys.readouterr().err
-    assert "path of the autoencoder" in said and "train that first" in said
+    assert "path of the autoencoder" in said and "train the autoencoder first" in said
     assert not (tmp_path / "new").exists()
 
 

@@ -104,7 +104,7 @@ def test_a_run_does_not_go_on_with_another_teacher(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     "damage, found, needed",
     [
-        ("missing", "found '{teacher}'", "the folder of a run that trained the teacher; train that first"),
+        ("missing", "found '{teacher}'", "the folder of a run that trained the teacher; train the teacher first"),
         ("unfinished", "found '{teacher}'", "a run with a whole checkpoint; train the teacher first"),
         ("another width", "found 'step 2 with ema.0.999.model:", ", 32) float32"),
     ],
