@@ -6,8 +6,8 @@ bash launch/local.sh train configs/quickstart.py:labels     # class to image: a 
 bash launch/local.sh train configs/quickstart.py:tiny       # a few steps on made-up pictures: does everything run here?
 
 Measured on two CPU cores: five minutes with the install and the evaluation. Of 355 pictures drawn from the test captions, half of
-them worded as no training caption is, a classifier trained on real digits takes 0.98 for the digit asked for; their Fréchet
-distance to test digits is 1.6 times that of real training digits. `long`: eight minutes, 0.99, and 1.2 times.
+them worded as no training caption is, a classifier trained on real digits takes 0.99 for the digit asked for; their Fréchet
+distance to test digits is 1.5 times that of real training digits. `long`: eight minutes, 0.99, and 1.2 times.
 """
 
 import dataclasses
