@@ -77,7 +77,10 @@ def train_networks(experiment: experiments.Experiment, trust: tuple[str, ...], t
             continue
         folder = run.Run(network.path)
         reference = network.path if folder.exists() else network.recipe
-        tree, _ = experiments.load(reference, (), trust)
+        try:
+            tree, _ = experiments.load(reference, (), trust)
+        except types.BadInput as complaint:
+            raise complaint.under(f"{name}.recipe") from None
         with checkpoint.Checkpoints(folder) as checkpoints:
             done = session.newest_checkpoint(checkpoints) or 0
         if done < tree.training.steps:

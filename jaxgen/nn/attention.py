@@ -38,7 +38,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float
     """
     mesh = jax.sharding.get_abstract_mesh()
     require_divisible(q.shape[2], (q.shape[1], k.shape[1]), mesh.shape)
-    device = None if mesh.empty else mesh.abstract_device
+    device = sharding.device()
     divided = mesh.shape.get(context_parallel.AXIS, 1) > 1
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgen.parallel.sharding import constrain, platform
+from jaxgen.parallel.sharding import constrain, device
 
 HIDDEN = "hidden"
 """Collection into which a tapped stack puts its tokens; whoever asks for them makes it mutable."""
@@ -62,13 +62,15 @@ UNROLLED = 4
 
 
 def _scan(block: type[nn.Module], depth: int, broadcast: int, per_layer: int) -> type[nn.Module]:
+    known = device()
+    on_cpus = known is not None and known.platform == "cpu"
     return nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
         in_axes=(0,) * per_layer + (nn.broadcast,) * broadcast,
         length=depth,
-        unroll=depth if platform() == "cpu" and depth <= UNROLLED else 1,
+        unroll=depth if on_cpus and depth <= UNROLLED else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
 

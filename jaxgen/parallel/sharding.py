@@ -44,11 +44,11 @@ def automatic(mesh: Any) -> dict[str, int]:
     return {name: size for name, size, kind in kinds if kind != jax.sharding.AxisType.Manual}
 
 
-def platform() -> str | None:
-    """Of the devices of the mesh entered by `jax.set_mesh`, those of a topology that is only compiled for too; None outside."""
+def device() -> Any:
+    """What the mesh entered by `jax.set_mesh` consists of, a topology that is only compiled for too: its `platform` and
+    `device_kind`. None outside of a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return None if device is None else device.platform
+    return None if mesh.empty else mesh.abstract_device
 
 
 def constrain(value: jax.Array, *names: str | None) -> jax.Array:

@@ -88,7 +88,7 @@ def test_codes_are_learned_drawn_and_timed_by_the_same_commands(tmp_path):
     assert json.loads(figures.read_text())["nfe"] == 16
 
 
-def test_what_a_run_uses_is_trained_first_and_once(tmp_path, capsys, monkeypatch):
+def test_what_a_run_uses_is_trained_first_and_once(tmp_path, capsys):
     path, recipe = tmp_path / "tokenizer", f"{CONFIG}:tokenizer"
     sets = [f"autoencoder.recipe={recipe}"]
     train = lambda folder, *words: command(
@@ -96,6 +96,8 @@ def test_what_a_run_uses_is_trained_first_and_once(tmp_path, capsys, monkeypatch
     )
     assert command("bench", f"{CONFIG}:codes", path=path, sets=sets) == 2
     assert f"`jaxgen train {recipe} --run {path}` makes one" in capsys.readouterr().err
+    assert command("train", f"{CONFIG}:codes", path=path, sets=["autoencoder.recipe=nowhere.py"]) == 2
+    assert "autoencoder.recipe.CONFIG: found 'nowhere.py'" in capsys.readouterr().err and not path.exists()
     assert train("run") == 0
     said = capsys.readouterr().err
     assert f"first the autoencoder, which is trained by {recipe} in {path}" in said
