@@ -9,12 +9,14 @@ of an autoencoder's latents (10 of the 1000 classes), so a run of this learns no
 pictures as in the paper's 80 epochs (400 000 steps of 256), in steps of 1024; without the representation alignment that the
 published networks are trained with. `improved` is the same network without the split.
 
-Preflight: peak 15.3 of 15.75 GiB, 436 to 483 ms a step [communication hidden, as compiled], MFU 59 to 53 %: .83 of the pictures a
-second of DiT-XL/2, by whose FLOPs it would be nine tenths. Of the 483: products 283, kernels 88 (attention, and 36 of norms and
-rotations of heads), memory-bound 64, exposed collectives 47. What limits it: norms and rotations, which DiT has not, and gated
-layers, whose products run at 80 to 90 % of the peak where DiT's run at 96 % and of which a third more is kept than of plain ones.
-As compiled before: 519 with kernels of several axes gathered as they lie, 665 with norms and rotations as plain operations and an
-axis of two halves in the gated layer.
+Preflight: peak 15.2 of 15.75 GiB, 415 to 462 ms a step [communication hidden, as compiled], MFU 62 to 56 %: .86 of the pictures a
+second of DiT-XL/2, by whose FLOPs it would be nine tenths. Of the 462: products 279, kernels 78 (attention, and 26 of norms and
+rotations of heads), memory-bound 58, exposed collectives 47. What limits it: norms and rotations, which DiT has not, and the
+backward pass of gated layers, whose product runs at 57 % of the peak beside what it reads and writes. Tried, as compiled: 472 with
+gate and value cut from one product, which is copied out of the stack as a whole; 482 with two products in the place of one for each
+number that the kernel of heads hands to channels; 519 with kernels of several axes gathered as they lie, and 665 with norms and
+rotations as plain operations and an axis of two halves in the gated layer besides. On 16 chips of other kinds, before the last:
+v6e 200 to 230 ms where DiT has 154 to 183, v5p 185 to 205.
 
 The paper's FID-50K of DDT-XL/2 after 80 epochs, with alignment: 6.62 without guidance, 1.52 with guidance 2.0 in the interval
 (0.3, 1) of its time, by 250 Euler steps of which the last is 0.04 long. The variant `sampled` has this sampler, and

@@ -66,6 +66,14 @@ class Captions:
 
     def of(self, number: int, index: int, content: Any) -> Caption:
         """The caption of row `number` of the run, which is example `index` of the split and shows `content`."""
+        return self._of(int(self._draws([number], [index])[0]), index, content)
+
+    def _draws(self, numbers: Sequence[int], indices: Sequence[int]) -> np.ndarray:
+        if self.split == "test":
+            return hashing.draws(0, "test caption", indices)
+        return hashing.draws(self.seed, "caption", numbers)
+
+    def _of(self, draw: int, index: int, content: Any) -> Caption:
         codes = tuple(self.languages)
         if self.split == "test":
             # index // turns counts the examples of one kind; in mixed radix it spells the choices.
@@ -73,9 +81,8 @@ class Captions:
             language = self.languages[codes[which]]
             rest, heldout = divmod(rest, 2)
             form = rest % len(language.forms)
-            draw = int(hashing.draws(0, "test caption", [index])[0])
         else:
-            draw, which = divmod(int(hashing.draws(self.seed, "caption", [number])[0]), len(codes))
+            draw, which = divmod(draw, len(codes))
             language = self.languages[codes[which]]
             heldout = 0
             draw, form = divmod(draw, len(language.forms))
@@ -85,7 +92,8 @@ class Captions:
 
     def fields(self, numbers: Sequence[int], indices: Sequence[int], contents: Sequence[Any], data: Data) -> dict[str, np.ndarray]:
         """Fields of n rows: `text` int32 and `text_mask` bool [n, length], `language` int32 and `heldout` bool [n]."""
-        chosen = [self.of(int(number), int(index), content) for number, index, content in zip(numbers, indices, contents)]
+        drawn = self._draws(numbers, indices)
+        chosen = [self._of(int(draw), int(index), content) for draw, index, content in zip(drawn, indices, contents)]
         tokenizer, length = data.tokenizer, data.text_length
         tokens = [tokenizer.encode(one.text, length, self._spelled(int(n), data)) for n, one in zip(numbers, chosen)]
         return {

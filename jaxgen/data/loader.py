@@ -70,11 +70,12 @@ class Batches:
         self._slots = threading.Semaphore(prefetch)
         self._stop = threading.Event()
         self._failure: Exception | None = None
-        # The thread holds no reference to this object: one that is dropped unclosed is collected, and its thread ends.
-        self._finish = weakref.finalize(self, _finish, self._stop, self._slots)
+        # The thread holds no reference to this object: one that is dropped unclosed is collected, and its thread ends; as it does
+        # before the interpreter, which would be aborted by a thread that still makes arrays.
         arguments = (load, start_step, self._ready, self._slots, self._stop)
-        self._thread = threading.Thread(target=_produce, args=arguments, name="batches", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=_produce, args=arguments, name="batches", daemon=True)
+        self._finish = weakref.finalize(self, _finish, self._stop, self._slots, thread)
+        thread.start()
 
     def __iter__(self) -> Batches:
         return self
@@ -98,7 +99,6 @@ class Batches:
     def close(self) -> None:
         """Ends the iterator and its thread; waits for a read under way, at most 5 s."""
         self._finish()
-        self._thread.join(_PATIENCE)
 
     def __enter__(self) -> Batches:
         return self
@@ -107,9 +107,11 @@ class Batches:
         self.close()
 
 
-def _finish(stop: threading.Event, slots: threading.Semaphore) -> None:
+def _finish(stop: threading.Event, slots: threading.Semaphore, thread: threading.Thread) -> None:
     stop.set()
     slots.release()
+    if thread is not threading.current_thread():
+        thread.join(_PATIENCE)
 
 
 def _produce(

@@ -61,7 +61,8 @@ class Tokenizer:
         if length < SHORTEST:
             raise ValueError(f"length: found {length}, needed at least {SHORTEST}")
         content: list[int] = []
-        for tokens in self._tokens(text, spelled, length - self.needed(text)):
+        room = length - self.needed(text) if spelled else 0
+        for tokens in self._tokens(text, spelled, room):
             if len(content) + len(tokens) > length - 2:
                 break
             content += tokens
@@ -94,14 +95,15 @@ class Tokenizer:
         more than `room` tokens in addition.
         """
         numbers = _numbers(self.words)
-        for i, unit in enumerate(units(text)):
-            more = len(unit.encode()) - 1
-            if unit in numbers and not (i in spelled and more <= room):
-                yield [numbers[unit]]
-            else:
-                room -= more if unit in numbers else 0
-                for character in unit:
-                    yield [FIRST_BYTE + byte for byte in character.encode()]
+        for i, unit in enumerate(units(text)) if numbers else [(0, text)]:
+            if unit in numbers:
+                more = len(unit.encode()) - 1
+                if not (i in spelled and more <= room):
+                    yield [numbers[unit]]
+                    continue
+                room -= more
+            for character in unit:
+                yield [FIRST_BYTE + byte for byte in character.encode()]
 
 
 BYTES = Tokenizer()

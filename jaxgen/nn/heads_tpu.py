@@ -3,7 +3,8 @@
 A head of 72 or 64 channels does not fill the 128 lanes of a tile. As plain operations on [B, L, N, K] its norm and rotation take
 several passes over padded float32 arrays; here a tile of [B, L, 3·N·K] is read once, and queries, keys and values are written once,
 in the layout that the flash kernel reads. Heads are never cut out of the lanes: what a head has in common, its mean square and the
-factors of its rotation, goes to and from its channels by products with matrices of zeros and ones.
+factors of its rotation, goes to and from its channels by products with matrices of zeros and ones. Matrix units are what limits
+this, so numbers go there as two of bfloat16, their high and their low part, side by side in one product.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def normed_and_turned(qkv: jax.Array, gains: jax.Array, positions: jax.Array | N
     """
     mesh = jax.sharding.get_abstract_mesh()
     sizes, kind = sharding.automatic(mesh), mesh.abstract_device.device_kind
-    turning = () if positions is None else rope.factors(positions, qkv.shape[-1])
+    turning = () if positions is None else tuple(map(in_two_parts, rope.factors(positions, qkv.shape[-1])))
     axes = 0 if positions is None else positions.shape[-1]
 
     def local(qkv: jax.Array, gains: jax.Array, turning: Arrays) -> Arrays:
@@ -84,7 +85,7 @@ def heads(qkv: jax.Array, gains: jax.Array, turning: Arrays, axes: int, plan: Pl
 
     Args:
       qkv: [B, L, 3·N·K]. gains: float32 [2, K].
-      turning: cos and sin [B, L, K] of `rope.factors`, or nothing. axes: of the positions behind them.
+      turning: cos and sin of `rope.factors`, `in_two_parts`, [B, L, K] each, or nothing. axes: of the positions behind them.
       plan: its rows divide L.
 
     Returns:
@@ -136,6 +137,12 @@ def _backward(axes, plan, saved, gradients):
 heads.defvjp(_forward, _backward)
 
 
+def in_two_parts(x: jax.Array) -> jax.Array:
+    """float32 [..., n] to bfloat16 [..., 2n]: rounded, and beside it what that leaves; 16 bits together."""
+    high = x.astype(jnp.bfloat16)
+    return jnp.concatenate([high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)], axis=-1)
+
+
 def _forward_kernel(qkv, gains, of_heads, *refs, half):
     *turning, q, k, v = refs
     width = q.shape[2]
@@ -156,7 +163,7 @@ def _backward_kernel(qkv, dq, dk, dv, gains, of_heads, *refs, half):
         dy = turn(gradient[0].astype(jnp.float32), True)
         dgains[0, 0, which : which + 1] = jnp.sum(dy * unit, axis=0, keepdims=True)
         dy = dy * gains[which : which + 1]
-        along = _to_channels(_head_means(dy * unit, of_heads), of_heads, ((1,), (1,)))
+        along = _to_channels(_head_means(dy * unit, of_heads), of_heads)
         dqkv[0, :, lanes] = (inverse * (dy - unit * along)).astype(dqkv.dtype)
     dqkv[0, :, 2 * width :] = dv[0]
 
@@ -164,7 +171,7 @@ def _backward_kernel(qkv, dq, dk, dv, gains, of_heads, *refs, half):
 def _normed(x, of_heads):
     """x [rows, N·K] over the root mean square of its heads, and one over that, in float32."""
     x = x.astype(jnp.float32)
-    inverse = _to_channels(jax.lax.rsqrt(_head_means(x * x, of_heads) + RMS_EPSILON), of_heads, ((1,), (1,)))
+    inverse = _to_channels(jax.lax.rsqrt(_head_means(x * x, of_heads) + RMS_EPSILON), of_heads)
     return x * inverse, inverse
 
 
@@ -172,9 +179,10 @@ def _turn(turning, half):
     """The rotation of float32 [rows, N·K], and back; what it is given where nothing turns."""
     if not turning:
         return lambda x, back: x
-    cos, sin, tiled, first = turning
-    cos, sin = (_to_channels(ref[0], tiled, ((1,), (0,))) for ref in (cos, sin))
-    of_first = first[...] > 0
+    cos, sin, of_pairs, signs = turning
+    cos = _dot(cos[0], of_pairs[...], ((1,), (0,)))
+    sin = _dot(sin[0], of_pairs[...], ((1,), (0,))) * signs[...]
+    of_first = signs[...] < 0
 
     def partners(x):
         return jnp.where(of_first, pltpu.roll(x, x.shape[1] - half, 1), pltpu.roll(x, half, 1))
@@ -183,15 +191,15 @@ def _turn(turning, half):
 
 
 def _head_means(x, of_heads):
-    """float32 [rows, N·K] to [rows, N]. What is added is rounded to bfloat16, which the mean of many hardly notices."""
-    return _dot(x.astype(jnp.bfloat16), of_heads[...], ((1,), (0,))) * (of_heads.shape[1] / of_heads.shape[0])
+    """float32 [rows, N·K] to [rows, 2·N], each mean twice. What is added is rounded to bfloat16, which the mean hardly notices."""
+    return _dot(x.astype(jnp.bfloat16), of_heads[...], ((1,), (0,))) * (of_heads.shape[1] / 2 / of_heads.shape[0])
 
 
-def _to_channels(x, ones, contracted):
-    """float32 [rows, N] or [rows, K] to [rows, N·K], by a matrix of zeros and ones: to 16 bits, as a sum of two bfloat16."""
-    high = x.astype(jnp.bfloat16)
-    low = (x - high.astype(jnp.float32)).astype(jnp.bfloat16)
-    return _dot(high, ones[...], contracted) + _dot(low, ones[...], contracted)
+def _to_channels(x, of_heads):
+    """float32 [rows, 2·N], each number of a head twice, to [rows, N·K], as `in_two_parts` has numbers."""
+    high = x.astype(jnp.bfloat16).astype(jnp.float32)
+    first = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) < x.shape[1] // 2
+    return _dot(jnp.where(first, high, x - high).astype(jnp.bfloat16), of_heads[...], ((1,), (1,)))
 
 
 def _dot(a, b, contracted):
@@ -212,19 +220,18 @@ def _half(gains, axes):
 def _constants(gains, turning, axes, rows, channels):
     """Arrays besides those of tokens, and their blocks.
 
-    They are gains of all channels [2, N·K], and which head a channel is of [N·K, N]; and where there are rotations cos and sin,
-    which channels of all heads take each of their columns [K, N·K], and which are the first of a pair [1, N·K].
+    They are gains of all channels [2, N·K], and which head a channel is of, twice [N·K, 2·N]; and where there are rotations cos and
+    sin, which channels of all heads take each of their columns [K, N·K], and -1 for the first of a pair and 1 for the second
+    [1, N·K].
     """
     width = gains.shape[1]
     heads = channels // width
-    arrays = [jnp.tile(gains, (1, heads)), jnp.asarray(np.kron(np.eye(heads), np.ones((width, 1))), jnp.bfloat16)]
+    of_heads = np.kron(np.eye(heads), np.ones((width, 1)))
+    arrays = [jnp.tile(gains, (1, heads)), jnp.asarray(np.tile(of_heads, 2), jnp.bfloat16)]
     if turning:
-        first = rope.partners(width, axes) > np.arange(width)
-        arrays += [
-            *turning,
-            jnp.asarray(np.tile(np.eye(width), heads), jnp.bfloat16),
-            jnp.asarray(np.tile(first, heads)[None], jnp.float32),
-        ]
+        pair, first = (np.tile(of_one, heads) for of_one in rope.pairs(width, axes))
+        of_pairs = np.arange(width // 2)[:, None] == pair
+        arrays += [*turning, jnp.asarray(np.tile(of_pairs, (2, 1)), jnp.bfloat16), jnp.asarray(1 - 2 * first[None], jnp.float32)]
     tile = pl.BlockSpec((1, rows, width), lambda b, i: (b, i, 0))
     still = lambda x: pl.BlockSpec(x.shape, lambda b, i: (0, 0))
     return arrays, [tile if x.ndim == 3 else still(x) for x in arrays]

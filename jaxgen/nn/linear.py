@@ -22,8 +22,9 @@ class Linear(nn.Module):
       kind: "dense", or "output" for a map from width to a finite size.
       bias: adds a bias over the output axes, zero at the start.
       std: see `mup.param`; 0 starts the kernel at zero.
-      split: the parts along the first output axis come apart, as a tuple. They are cut from one product; an axis of a few in front
-        of others is laid out anew on a TPU, forward and backward.
+      split: where the parts along the first output axis come apart, as a tuple; an axis of a few in front of others would be laid
+        out anew on a TPU, forward and backward. "after": cut from one product. "before": each from a product of its own, for parts
+        that are wide: a stack of layers keeps them for the backward pass, and copies out as a whole what was one product.
       gather: every device gets the whole kernel for its part of the batch. Otherwise the kernel stays divided, and the caller gives
         all devices the whole input: for inputs so few that they are smaller than the kernel.
     """
@@ -34,7 +35,7 @@ class Linear(nn.Module):
     kind: str = "dense"
     bias: bool = True
     std: float | None = None
-    split: bool = False
+    split: str | None = None
     gather: bool = True
 
     @nn.compact
@@ -57,17 +58,16 @@ class Linear(nn.Module):
             # a gradient of more than two axes, and lays out anew what it knows of all tokens for it.
             sizes, names = kernel.shape[count:], (*names[:count], None if self.split else names[count])
             kernel = jax.lax.optimization_barrier(kernel.reshape(*kernel.shape[:count], -1))
-            whole = _product(x, place(sharding.constrain(kernel, *names), *names), count)
-            parts = _parts(whole, sizes) if self.split else (whole.reshape(*whole.shape[:-1], *sizes),)
+            kernel = place(sharding.constrain(kernel, *names), *names)
+            kernels = jnp.split(kernel, sizes[0], axis=-1) if self.split == "before" else (kernel,)
+            flat = [_product(x, one, count) for one in kernels]
+            if self.split == "after":
+                flat = jnp.split(flat[0], sizes[0], axis=-1)
+            parts = tuple(part.reshape(*part.shape[:-1], *sizes[bool(self.split) :]) for part in flat)
         if self.bias:
             bias = mup.param(self, "bias", outputs=self.outputs, kind="bias", of=self.inputs).astype(x.dtype)
             parts = tuple(part + one for part, one in zip(parts, bias if self.split else (bias,), strict=True))
         return parts if self.split else parts[0]
-
-
-def _parts(whole: jax.Array, sizes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """[..., product of `sizes`] cut along the first of these, to arrays [..., sizes[1:]]."""
-    return tuple(part.reshape(*part.shape[:-1], *sizes[1:]) for part in jnp.split(whole, sizes[0], axis=-1))
 
 
 def _product(x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:

@@ -60,8 +60,7 @@ class SwiGLU(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] to [B, L, D]."""
         hidden = ("mlp", *self.hidden)
-        # One product for both: the input is read once.
-        both = Linear((("embed", self.width),), (("branch", 2), hidden), self.scale, bias=False, split=True, name="in")(x)
+        both = Linear((("embed", self.width),), (("branch", 2), hidden), self.scale, bias=False, split="before", name="in")(x)
         gate, value = (constrain(checkpoint_name(one, "mlp_hidden"), "batch", "length", "activation_mlp") for one in both)
         x = nn.silu(gate) * value
         return Linear((hidden,), (("embed_out", self.width),), self.scale, bias=False, name="out")(x)

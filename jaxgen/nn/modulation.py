@@ -51,7 +51,7 @@ class Modulation(nn.Module):
             # Whole, then divided as the kernel is: so the product sums over devices instead of gathering the kernel.
             c = constrain(constrain(c, None, None, None), None, None, "embed")
         embed = ("embed", condition)
-        vectors = Linear((embed,), outputs, self.scale, std=std, split=True, gather=not few, name="linear")(c)
+        vectors = Linear((embed,), outputs, self.scale, std=std, split="after", gather=not few, name="linear")(c)
         if few:
             # Whole first, so that gradients come back whole and the kernel's are made where they belong.
             whole = (constrain(vector, None, None, "activation_embed") for vector in vectors)

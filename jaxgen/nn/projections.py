@@ -31,8 +31,8 @@ class QueryKeyValue(nn.Module):
         """x [B, L, D] and optional positions [B, L, axes] to three arrays [B, L, N, K]."""
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
         fused = self.qk_norm and heads_tpu.applies(x, self.width // self.head_dim, self.head_dim)
-        outputs = (("qkv", 3), *heads)
-        qkv = Linear((("embed", self.width),), outputs, self.scale, bias=self.bias, split=not fused, name="qkv")(x)
+        outputs, split = (("qkv", 3), *heads), None if fused else "after"
+        qkv = Linear((("embed", self.width),), outputs, self.scale, bias=self.bias, split=split, name="qkv")(x)
         if fused:
             gains = [norms.Gain(heads[1], self.scale, name=name)() for name in ("query_norm", "key_norm")]
             return heads_tpu.normed_and_turned(qkv, jnp.stack(gains), positions)
@@ -63,7 +63,7 @@ class CrossHeads(nn.Module):
         heads = self.scale.head_axes(self.width // self.head_dim, self.head_dim)
         embed = (("embed", self.width),)
         q = Linear(embed, heads, self.scale, bias=self.bias, name="query")(x)
-        both = Linear(embed, (("qkv", 2), *heads), self.scale, bias=self.bias, split=True, name="key_value")(y)
+        both = Linear(embed, (("qkv", 2), *heads), self.scale, bias=self.bias, split="after", name="key_value")(y)
         q, k, v = (constrain(one, "batch", "length", "activation_heads", None) for one in (q, *both))
         return q, k, v
 

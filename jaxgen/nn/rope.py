@@ -30,17 +30,19 @@ def rotate(x: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Ar
 
 
 def factors(positions: jax.Array, width: int, base: float = 10_000.0) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B, L, width] with which x is turned to x · cos + x[..., partners] · sin, as `rotate` turns it."""
-    angles = _angles(positions, width // positions.shape[-1], base)
-    in_channels = lambda *halves: jnp.concatenate(halves, axis=-1).reshape(*positions.shape[:2], width)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    return in_channels(cos, cos), in_channels(-sin, sin)
+    """cos and sin of the angles by which the pairs of `width` channels turn, float32 [B, L, width / 2]."""
+    angles = _angles(positions, width // positions.shape[-1], base).reshape(*positions.shape[:2], -1)
+    return jnp.cos(angles), jnp.sin(angles)
 
 
-def partners(width: int, axes: int) -> np.ndarray:
-    """The channel that each of `width` channels turns with: [width] integers, an involution."""
+def pairs(width: int, axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of `width` channels the pair that it is of, counted as `factors` does, and whether it is the first: [width] each.
+
+    The first of a pair turns to first · cos - second · sin, the second to second · cos + first · sin.
+    """
     half = width // axes // 2
-    return np.arange(width).reshape(axes, 2, half)[:, ::-1].reshape(-1)
+    number = np.arange(width // 2).reshape(axes, 1, half)
+    return np.broadcast_to(number, (axes, 2, half)).reshape(-1), np.arange(width) // half % 2 == 0
 
 
 def _angles(positions: jax.Array, share: int, base: float) -> jax.Array:

@@ -65,22 +65,6 @@ def sites(updates: types.PyTree) -> int:
     return counts.pop()
 
 
-def stacked(trees: Sequence[types.PyTree]) -> types.PyTree:
-    """Trees of single sites as one with a leading axis of sites.
-
-    Raises:
-      BadInput: a site whose tree or shapes are not those of the first.
-    """
-    describe = lambda tree: {jax.tree_util.keystr(p): jnp.shape(leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    first = describe(trees[0])
-    for number, tree in enumerate(trees):
-        found = describe(tree)
-        if found != first:
-            where = next(name for name in {**first, **found} if first.get(name) != found.get(name))
-            raise types.BadInput(f"updates of site {number}, {where}", found.get(where), f"{first.get(where)}, as site 0 has it")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def over(body: Callable[[Stack], types.PyTree], updates: types.PyTree, layout: Layout | None, rows: bool = False) -> types.PyTree:
     """`body(Stack)`, on the devices that the layout says.
 

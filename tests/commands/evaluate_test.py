@@ -17,7 +17,7 @@ from jaxgen import cli
 from jaxgen.data.scenes import source
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py:tiny")
-SCENES = str(pathlib.Path(__file__).parents[2] / "configs" / "scenes.py:tiny")
+SCENES = str(pathlib.Path(__file__).parents[2] / "configs" / "scenes.py:flow")
 TRAINING = ["training.steps=4", "training.checkpoint_every=4", "sampler.images_per_device=4", "sampler.steps=2", "evaluation=none"]
 EVALUATION = [
     "evaluation=jaxgen.evaluation.evaluation:Evaluation", "evaluation.judge=digits", "evaluation.samples=80",
@@ -133,6 +133,7 @@ def test_runs_side_by_side(evaluated, tmp_path):
 def test_each_run_is_drawn_from_captions_in_its_own_tokens_and_other_tokens_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(source, "EXAMPLES", {"train": 64, "test": 96})
     scenes = ["training.steps=2", "training.checkpoint_every=2", "sampler.steps=2", f"data.source.directory={tmp_path / 'tfds'}"]
+    scenes += ["model.depth=1", "data.batch_size=8", "sampler.images_per_device=8", "evaluation=none"]
     spelled = ["data.tokens=bytes", "data.spelled=0", "data.text_length=64", "model.text_length=64"]
     asked = sets(["evaluation=jaxgen.evaluation.evaluation:Evaluation", "evaluation.samples=48", "evaluation.resamples=3"])
     first, second = tmp_path / "bytes", tmp_path / "words"

@@ -77,7 +77,8 @@ def test_killed_at_three_random_moments(tmp_path, arguments):
 
 
 def test_sigterm_saves_and_exits_42(tmp_path):
-    process = start(tmp_path / "run", TINY)
+    short = [*TINY, "--set", "training.steps=60"]
+    process = start(tmp_path / "run", short)
     wait_for(tmp_path / "run", process, 33)
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
@@ -85,7 +86,7 @@ def test_sigterm_saves_and_exits_42(tmp_path):
     assert code == 42 and time.monotonic() - began < 20, said
     stopped, _ = saved(tmp_path / "run")
     assert stopped % 20 and stopped == metrics(tmp_path / "run")[-1]["step"], "saved where it stopped, not at the next due step"
-    code, said = finish(start(tmp_path / "run", TINY))
+    code, said = finish(start(tmp_path / "run", short))
     assert code == 0 and f"going on from step {stopped}" in said, said
 
 

@@ -45,7 +45,7 @@ def plain(qkv, gains, positions):
 def test_it_is_the_norm_and_the_rotation_with_gradients(axes, heads, width, dtype, tolerance):
     qkv, gains = draw(B, L, 3, heads, width, dtype=dtype), draw(2, width)
     positions = draw(B, L, axes) if axes else None
-    turning = rope.factors(positions, width) if axes else ()
+    turning = tuple(map(heads_tpu.in_two_parts, rope.factors(positions, width))) if axes else ()
     together, back = jax.vjp(lambda *x: fused(*x, turning, axes), qkv, gains)
     apart, expected_back = jax.vjp(lambda *x: plain(*x, positions), qkv, gains)
     assert all(x.dtype == dtype for x in together)

@@ -49,13 +49,14 @@ def test_on_a_mesh_it_is_the_same_layer(inputs, outputs, letters):
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
-def test_split_it_gives_the_parts_along_the_first_output(tensor):
+@pytest.mark.parametrize("split", ["before", "after"])
+def test_split_it_gives_the_parts_along_the_first_output(split, tensor):
     inputs, outputs = (EMBED,), (("qkv", 3), HEADS, KV)
     x, params = draw(4, 3, 8), {"kernel": draw(8, 3, 4, 2), "bias": draw(3, 4, 2)}
-    apply = lambda split: jax.jit(
-        jax.value_and_grad(lambda p, x: sum(jnp.sum(jnp.sin((i + 1) * y)) for i, y in enumerate(split(p, x))), (0, 1))
+    apply = lambda layer: jax.jit(
+        jax.value_and_grad(lambda p, x: sum(jnp.sum(jnp.sin((i + 1) * y)) for i, y in enumerate(layer(p, x))), (0, 1))
     )
-    parts = lambda p, x: Linear(inputs, outputs, SCALE, split=True).apply({"params": p}, x)
+    parts = lambda p, x: Linear(inputs, outputs, SCALE, split=split).apply({"params": p}, x)
     whole = lambda p, x: jnp.moveaxis(Linear(inputs, outputs, SCALE).apply({"params": p}, x), 2, 0)
     assert [part.shape for part in parts(params, x)] == [(4, 3, 4, 2)] * 3
     expected = apply(whole)(params, x)

@@ -62,10 +62,21 @@ def given(plans=False):
     return types.Views({"model": params}, {}, frozen, modules=steps.modules(tree)), batch
 
 
+def prepare(objective, views, batch):
+    return jax.jit(lambda batch: objective.prepare(views, batch, jax.random.key(0)))(batch)
+
+
+def loss_of(objective, views):
+    """Of a prepared batch."""
+    last = (jax.random.key(0), jnp.int32(0), ())
+    return jax.jit(lambda batch: objective.loss("model", views.params["model"], views, batch, *last))
+
+
 def test_the_codes_are_those_of_the_encoded_picture():
     views, batch = given()
-    prepared = NextToken().prepare(views, batch, jax.random.key(0))
-    latents = AUTOENCODER.apply({"params": views.frozen["autoencoder"]}, from_uint8(batch["image"]), method="encode")
+    prepared = prepare(NextToken(), views, batch)
+    encode = jax.jit(lambda params, image: AUTOENCODER.apply({"params": params}, from_uint8(image), method="encode"))
+    latents = encode(views.frozen["autoencoder"], batch["image"])
     np.testing.assert_allclose(GRID.latents(prepared["codes"]), latents, atol=1e-5)
     assert prepared["codes"].shape == (8, 4, 4) and len(np.unique(prepared["codes"])) > 1
 
@@ -73,14 +84,11 @@ def test_the_codes_are_those_of_the_encoded_picture():
 def test_the_loss_is_the_log_likelihood_of_a_picture_over_its_codes():
     views, batch = given()
     objective = NextToken(condition_dropout=0.5)
-    prepared = objective.prepare(views, batch, jax.random.key(0))
+    prepared = prepare(objective, views, batch)
     dropped = np.asarray(prepared["dropped"])
     assert 0 < dropped.sum() < 8
     weight = jnp.asarray([1, 0, 0, 2, 0, 0, 1, 0], jnp.float32)
-    loss = lambda: objective.loss(
-        "model", views.params["model"], views, prepared | {"weight": weight}, jax.random.key(0), jnp.int32(0), ()
-    )
-    found, metrics, _ = loss()
+    found, metrics, _ = loss_of(objective, views)(prepared | {"weight": weight})
     read = jax.jit(lambda params, codes, streams: views.modules["model"].apply({"params": params}, codes, streams, jnp.float32))
     expected, right = [], []
     for i in range(8):
@@ -99,15 +107,14 @@ def test_the_loss_is_the_log_likelihood_of_a_picture_over_its_codes():
 def test_plans_count_as_much_as_codes_id_for_id_unless_dropped():
     views, batch = given(plans=True)
     objective = NextToken(condition_dropout=0.5)
-    prepared = objective.prepare(views, batch, jax.random.key(0))
+    prepared = prepare(objective, views, batch)
     dropped = prepared["dropped"]
     assert 0 < dropped.sum() < 8
-    loss = lambda weight, batch=prepared: objective.loss(
-        "model", views.params["model"], views, batch | {"weight": jnp.asarray(weight)}, jax.random.key(0), jnp.int32(0), ()
-    )
+    loss = lambda weight, batch=prepared, compiled=loss_of(objective, views): compiled(batch | {"weight": jnp.asarray(weight)})
     streams = interface.conditions(prepared, ("text", "plan"))
     streams = {name: stream.dropped(dropped) for name, stream in streams.items()}
-    codes, plans = views.modules["model"].apply({"params": views.params["model"]}, prepared["codes"], streams, jnp.float32)
+    read = jax.jit(lambda *arguments: views.modules["model"].apply({"params": views.params["model"]}, *arguments, jnp.float32))
+    codes, plans = read(prepared["codes"], streams)
     nats = lambda logits, ids: np.float64(-jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], -1)[..., 0])
     said, drawn = nats(plans, batch["plan"]), nats(codes, prepared["codes"].reshape(8, 16))
     for i in range(8):

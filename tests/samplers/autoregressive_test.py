@@ -66,12 +66,16 @@ def conditions(count=COUNT):
     return interface.conditions({name: jnp.asarray(value) for name, value in rows(count).items()}, ("text",))
 
 
-def codes(streams=None, indices=None, seed=0, model=MODEL, **options):
+@functools.cache
+def drawing(model, **options):
     tree = experiment(model, **options)
+    return jax.jit(lambda params, *arguments: GRID.codes(tree.sampler.latents(tree, params, *arguments)))
+
+
+def codes(streams=None, indices=None, seed=0, model=MODEL, **options):
     indices = jnp.arange(COUNT) if indices is None else indices
     streams = conditions() if streams is None else streams
-    draw = jax.jit(lambda params, streams: tree.sampler.latents(tree, params, streams, indices, keys.root(seed)))
-    return np.asarray(GRID.codes(draw(params(model), streams)))
+    return np.asarray(drawing(model, **options)(params(model), streams, indices, keys.root(seed)))
 
 
 @jax.jit

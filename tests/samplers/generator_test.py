@@ -1,5 +1,6 @@
 """Picture i is picture i, however many are drawn and wherever."""
 
+import functools
 import pathlib
 
 import flax.linen as nn
@@ -32,13 +33,18 @@ def drawn():
     return experiment, jax.device_get(jax.tree.unflatten(structure, noisy)), conditions
 
 
+@functools.cache
+def generator(experiment, devices):
+    return Generator(experiment, meshes.build(experiment.mesh, jax.devices()[:devices]), seed=0)
+
+
 def draw(drawn, devices, at_once, order=range(64)):
     experiment, params, conditions = drawn
-    generator = Generator(experiment, meshes.build(experiment.mesh, jax.devices()[:devices]), seed=0)
     order, images = np.asarray(order), []
     for start in range(0, len(order), at_once):
         part = order[start : start + at_once]
-        for drawn_now, finite in generator.images(params, {name: values[part] for name, values in conditions.items()}, part):
+        given = {name: values[part] for name, values in conditions.items()}
+        for drawn_now, finite in generator(experiment, devices).images(params, given, part):
             assert finite.all() and len(finite) == len(drawn_now)
             images.append(drawn_now)
     return np.concatenate(images)
@@ -67,9 +73,8 @@ def test_captions_matter(drawn):
 
 def test_what_is_not_finite_is_told_apart(drawn):
     experiment, params, conditions = drawn
-    generator = Generator(experiment, meshes.build(experiment.mesh, jax.devices()[:1]), seed=0)
     broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
-    found = [finite for _, finite in generator.images(broken, conditions, np.arange(64))]
+    found = [finite for _, finite in generator(experiment, 1).images(broken, conditions, np.arange(64))]
     assert not np.concatenate(found).any()
 
 

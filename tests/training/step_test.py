@@ -1,6 +1,7 @@
 """The train step: any number of players, on any mesh, in any number of parts, and never a broken state."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -27,14 +28,21 @@ def load(reference, *overrides):
     return experiments.load(reference, overrides)[0]
 
 
+@functools.cache
+def built(experiment, devices):
+    """The mesh and the step, compiled once for all tests."""
+    mesh = meshes.build(experiment.mesh, jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        return mesh, steps.build(experiment, mesh)
+
+
 class Running:
     """An experiment on some devices, with its data."""
 
     def __init__(self, experiment, devices=1):
-        self.mesh = meshes.build(experiment.mesh, jax.devices()[:devices])
         self.experiment = experiment
+        self.mesh, self.step = built(experiment, devices)
         with jax.set_mesh(self.mesh):
-            self.step = steps.build(experiment, self.mesh)
             self.state = self.step.initial(np.uint32(experiment.seed))
             self.frozen = self.step.load_frozen(np.uint32(experiment.seed))
         self.examples = experiment.data.open("train", experiment.seed, shuffle=True)

@@ -61,6 +61,12 @@ MEANINGS = {
         "Share of samples in which a judge trained on real pictures sees what the caption asked for. 1 is all of them.",
         "higher",
     ),
+    "colour_shape_count": Meaning(
+        "Colour, shape and number",
+        CAPTIONS,
+        "Share of samples with as many objects of each colour and shape as the caption names, wherever they lie.",
+        "higher",
+    ),
     "judge_accuracy": Meaning(
         "Judge accuracy",
         CAPTIONS,
@@ -88,7 +94,13 @@ PARTS = {
     "zh": ("Chinese", "captions in Chinese"),
     "seen": ("seen wordings", "captions worded as in training"),
     "heldout": ("unseen wordings", "captions worded as none of training"),
-    "heldout_triples": ("unseen combinations", "captions that combine things as none of training"),
+    "unseen": ("unseen combinations", "captions with a colour, shape and number that training never shows together"),
+    "single_object": ("single object", "prompts for one object"),
+    "two_object": ("two objects", "prompts for two kinds of object"),
+    "counting": ("counting", "prompts for a number of equal objects"),
+    "colors": ("colours", "prompts for one object of a colour"),
+    "position": ("position", "prompts that say where two objects lie to each other"),
+    "color_attr": ("attribute binding", "prompts for two objects of a colour each"),
 }
 HEADLINES = ("frechet_distance", "caption_agreement", "precision", "recall", "memorised")
 REFERENCES = {"_real": "Real pictures", "_class_gaussian": "Class Gaussians"}

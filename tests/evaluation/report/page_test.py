@@ -241,7 +241,7 @@ def test_unknown_metrics_are_shown_and_grouped():
         "zeal_a": 1.5,
         "zeal_b": 2.5,
         "single": 3.5,
-        "caption_agreement_heldout_triples": 0.4,
+        "colour_shape_count_unseen": 0.4,
     }
     text = render([run(metrics=found_metrics)], "Title")
     assert {key: cells[0] for key, cells in rows(text).items()} == {
@@ -250,7 +250,7 @@ def test_unknown_metrics_are_shown_and_grouped():
         "zeal_a": ["1.50"],
         "zeal_b": ["2.50"],
         "single": ["3.50"],
-        "caption_agreement_heldout_triples": ["0.400"],
+        "colour_shape_count_unseen": ["0.400"],
     }
     groups = re.findall(r'scope="colgroup">(.*?)</th>', text)
     assert groups == ["Agreement with captions", "GenEval", "zeal", "Other figures"]
