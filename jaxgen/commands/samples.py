@@ -67,13 +67,15 @@ def draw(
 
 
 def wanted(experiment: experiments.Experiment, count: int, captions: list[str] | None) -> dict[str, np.ndarray]:
-    """What the pictures are to show: rows of the test split, or the user's captions in turn.
+    """What the pictures are to show: rows of the test split, without those left out as broken, or the user's captions in turn.
 
     Raises:
       BadInput: captions for a model that takes none, or a caption that is too long.
     """
     if captions is None:
-        return session.open_data(experiment, "test").rows(range(count))
+        rows = session.open_data(experiment, "test").rows(range(count))
+        whole = np.resize(np.flatnonzero(rows["weight"] > 0), count)
+        return {name: values[whole] for name, values in rows.items()}
     if "text" not in experiment.model.streams:
         raise types.BadInput("--caption", captions[0], f"no caption: the model is conditioned on {experiment.model.streams}")
     if experiment.data.features()["text"].ndim > 1:

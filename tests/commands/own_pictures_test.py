@@ -9,6 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jaxgen import cli
+from jaxgen import experiment as experiments
+from jaxgen.commands import samples
 from jaxgen.data import hashing
 
 TINY = str(pathlib.Path(__file__).parents[2] / "configs" / "own_pictures.py:tiny")
@@ -49,6 +51,8 @@ def test_a_run_and_a_report(photographs, tmp_path, capsys):
     assert {"frechet_distance", "frechet_distance_real", "precision", "recall", "memorised"} <= figures.keys()
     assert "caption_agreement" not in figures
     assert "寺庙的屋顶" in (run / "evaluation" / "report.html").read_text()
+    drawn = samples.wanted(experiments.load(str(run), [])[0], 40, None)
+    assert drawn["weight"].min() > 0 and drawn["text_mask"].any(axis=1).all(), "what is broken has no caption to draw"
     assert cli.main(["sample", str(run), "--caption", "a pink flower", "--count", "2"]) == 0
     assert cli.main(["evaluate", str(run)]) == 0
 
