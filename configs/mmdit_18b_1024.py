@@ -13,10 +13,10 @@ The rate is one for width 512 under μP (hidden layers here learn at an eighth o
 searched an MMDiT of 18 billion so, by 80 trials of one of 0.18 billion for 3 % of what experts' tuning had cost, and reports a
 GenEval of 0.8218 against the experts' 0.8154.
 
-Preflight: peak 54.0 of 95.74 GiB, 2.54 to 2.67 s a step [communication hidden, as compiled], MFU 68 to 65 %. Of the 2.67: products
-1.88, kernels 0.43, memory-bound 0.23, exposed collectives 0.13. What limits it: gradients are summed with nothing beside them,
+Preflight: peak 53.7 of 95.74 GiB, 2.49 to 2.62 s a step [communication hidden, as compiled], MFU 69 to 66 %. Of the 2.62: products
+1.88, kernels 0.40, memory-bound 0.21, exposed collectives 0.12. What limits it: gradients are summed with nothing beside them,
 and a shard of 16 of 4096 rows is less than a tile, which makes of some gathers sums that cost twice as much. Tried, as compiled
-(beside products: `OVERLAPPED_COLLECTIVES`):
+(beside products: `OVERLAPPED_COLLECTIVES`), with more products in the kernel of norms and rotations:
 
 | mesh               | remat | modulation's kernels | kernels are gathered | s    | MFU    | peak GiB |
 |--------------------|-------|----------------------|----------------------|------|--------|----------|
