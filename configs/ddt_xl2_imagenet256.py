@@ -15,8 +15,8 @@ rotations of heads), memory-bound 58, exposed collectives 47. What limits it: no
 backward pass of gated layers, whose product runs at 57 % of the peak beside what it reads and writes. Tried, as compiled: 472 with
 gate and value cut from one product, which is copied out of the stack as a whole; 482 with two products in the place of one for each
 number that the kernel of heads hands to channels; 519 with kernels of several axes gathered as they lie, and 665 with norms and
-rotations as plain operations and an axis of two halves in the gated layer besides. On 16 chips of other kinds, before the last:
-v6e 200 to 230 ms where DiT has 154 to 183, v5p 185 to 205.
+rotations as plain operations and an axis of two halves in the gated layer besides. What took 482 there took on 16 chips of other
+kinds: v6e 200 to 230 ms, where DiT takes 154 to 183; v5p 185 to 205.
 
 The paper's FID-50K of DDT-XL/2 after 80 epochs, with alignment: 6.62 without guidance, 1.52 with guidance 2.0 in the interval
 (0.3, 1) of its time, by 250 Euler steps of which the last is 0.04 long. The variant `sampled` has this sampler, and

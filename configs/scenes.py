@@ -7,7 +7,7 @@ bash launch/local.sh train configs/scenes.py:tokenizer  # the tokenizer alone
 bash launch/local.sh train configs/scenes.py:flow       # text to image by a flow on pixels
 bash launch/local.sh train configs/scenes.py:latent     # by a flow on latents; trains `autoencoder` first
 
-Measured on two CPU cores: half an hour with the install, the data set, the tokenizer and the evaluation. Of 480 pictures the exact
+Measured on two CPU cores: 24 minutes with the data set, the tokenizer and the evaluation. Of 480 pictures the exact
 checker finds colour, shape and number right in 84 %, as many where the wording is none of training's, and in 90 % of the (colour,
 shape, count) that training never shows; GenEval's tasks by its own rules 0.82, the least of them counting with 0.56. What is wrong
 is mostly one of four objects, or what lies on or inside of another, which 8 × 8 codes smear.

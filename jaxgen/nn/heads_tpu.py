@@ -44,13 +44,13 @@ class Plan:
 
 def applies(x: jax.Array, heads: int, width: int) -> bool:
     """Whether the mesh is one of TPUs that divides no heads, and tokens x [B, L, …] in bfloat16 on one of them make tiles."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.abstract_device is None or mesh.abstract_device.platform != "tpu" or mesh.shape.get("tensor", 1) > 1:
+    mesh, device = jax.sharding.get_abstract_mesh(), sharding.device()
+    if device is None or device.platform != "tpu" or mesh.shape.get("tensor", 1) > 1:
         return False
     length, rest = divmod(x.shape[1], mesh.shape.get("context", 1))
     # What does not divide over `context` is refused by attention, by name.
     whole = x.dtype == jnp.bfloat16 and heads * width % attention_tiles.LANES == 0 and not rest
-    return whole and _plan(mesh.abstract_device.device_kind, length, heads * width) is not None
+    return whole and _plan(device.device_kind, length, heads * width) is not None
 
 
 def normed_and_turned(qkv: jax.Array, gains: jax.Array, positions: jax.Array | None) -> Arrays:
@@ -64,7 +64,7 @@ def normed_and_turned(qkv: jax.Array, gains: jax.Array, positions: jax.Array | N
       Three arrays [B, L, N, K] in the dtype of `qkv`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    sizes, kind = sharding.automatic(mesh), mesh.abstract_device.device_kind
+    sizes, kind = sharding.automatic(mesh), sharding.device().device_kind
     turning = () if positions is None else tuple(map(in_two_parts, rope.factors(positions, qkv.shape[-1])))
     axes = 0 if positions is None else positions.shape[-1]
 
