@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import select
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -40,12 +41,27 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
     _remember_compiles()
     try:
         _check_json(getattr(arguments, "json", None))
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return FAILED
         return report(error)[1]
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output is gone, as `head` is after its lines; what is left then goes nowhere, in silence."""
+    output, poll = 1, select.poll()
+    poll.register(output, 0)  # errors are told without being asked for
+    gone = any(events & select.POLLERR for _, events in poll.poll(0))
+    if gone:
+        # The interpreter flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return gone
 
 
 def report(error: BaseException) -> tuple[str, int]:
