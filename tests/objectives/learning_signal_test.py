@@ -31,7 +31,8 @@ def test_tokens_of_an_aligned_ddt_say_more_of_what_the_teacher_sees(tmp_path):
             found[weight] = np.array([_last(built, runs, plan.steps, seed) for seed in SEEDS])
     aligned, alone = found.values()
     print("cosine and flow loss by seed, aligned and not:", aligned.round(4).tolist(), alone.round(4).tolist())
-    assert (aligned[:, 0] > alone[:, 0] + 0.01).all()
+    more = aligned[:, 0] - alone[:, 0]
+    assert (more > 0).all() and more.mean() > 0.01
 
 
 def _last(built, runs, count, seed):
