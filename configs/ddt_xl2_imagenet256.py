@@ -69,7 +69,10 @@ def improved() -> Experiment:
 
 
 def at_512() -> Experiment:
-    """Pictures of 512 × 512 (latents of 64 × 64), 500 000 steps of 256; not compiled for a slice yet."""
+    """Pictures of 512 × 512 (latents of 64 × 64), 500 000 steps of 256.
+
+    Preflight, v5e:4x4: peak 15.4 of 15.75 GiB, 514 to 552 ms a step, MFU 55 to 51 %; 1,140 to 1,230 chip-hours in all.
+    """
     config = get_config()
     return dataclasses.replace(
         config,

@@ -74,7 +74,10 @@ def get_config() -> Experiment:
 
 
 def at_512() -> Experiment:
-    """Pictures of 512 × 512 (latents of 64 × 64), 3 million steps of 256, for the paper's FID of 3.04; not compiled yet."""
+    """Pictures of 512 × 512 (latents of 64 × 64), 3 million steps of 256, for the paper's FID of 3.04.
+
+    Preflight, v5e:4x4: peak 12.6 of 15.75 GiB, 453 to 476 ms a step, MFU 56 to 54 %; 6,040 to 6,340 chip-hours in all.
+    """
     config = get_config()
     return dataclasses.replace(
         config,
