@@ -99,14 +99,14 @@ def test_wrong_arguments_end_with_code_2_and_name_what_is_wrong(arguments, shown
     assert shown in capsys.readouterr().err
 
 
-def test_a_reader_that_stops_early_ends_a_command_in_silence():
+def test_a_reader_that_stops_early_ends_a_command_in_one_line():
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.Popen(
         [sys.executable, "-m", "jaxgen", "config", TINY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     # Gone before the first line, which is surer than after some that the pipe may hold whole.
     done.stdout.close()
-    assert done.stderr.read() == ""
+    assert done.stderr.read() == "jaxgen: stopped: nobody reads standard output any more\n"
     assert done.wait(60) == 1
 
 

@@ -45,23 +45,10 @@ def guarded(command: Callable[[argparse.Namespace], int], arguments: argparse.Na
         sys.stdout.flush()
         return code
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return FAILED
         return report(error)[1]
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-
-
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output is gone, as `head` is after its lines; what is left then goes nowhere, in silence."""
-    output, poll = 1, select.poll()
-    poll.register(output, 0)  # errors are told without being asked for
-    gone = any(events & select.POLLERR for _, events in poll.poll(0))
-    if gone:
-        # The interpreter flushes once more as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
-    return gone
 
 
 def report(error: BaseException) -> tuple[str, int]:
@@ -72,6 +59,8 @@ def report(error: BaseException) -> tuple[str, int]:
         line, code = str(error), FAILED
     elif isinstance(error, KeyboardInterrupt):
         line, code = "interrupted; nothing was saved that was not saved before", INTERRUPTED
+    elif isinstance(error, BrokenPipeError) and _nobody_reads():
+        line, code = "stopped: nobody reads standard output any more", FAILED
     else:
         logging.getLogger("jaxgen").error("failed", exc_info=error)
         # Once more and short: what libraries print while the process ends can bury the traceback.
@@ -79,6 +68,17 @@ def report(error: BaseException) -> tuple[str, int]:
         line, code = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}{notes}", FAILED
     print(f"jaxgen: {line}", file=sys.stderr)
     return line, code
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output is gone, as `head` is after its lines; what is left then goes nowhere."""
+    output, poll = 1, select.poll()
+    poll.register(output, 0)  # errors are told without being asked for
+    gone = any(events & select.POLLERR for _, events in poll.poll(0))
+    if gone:
+        # The interpreter flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return gone
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from jaxgen.models.ddt import DDT
 from jaxgen.reproduce import aligned_runs, claim, convergence
 from jaxgen.training import coordinate_check
 from jaxgen.training import step as steps
-from jaxgen.training.optimizer import AdamW
 
 pytestmark = pytest.mark.slow
 SEEDS, LAST = range(3), 40
@@ -21,7 +20,7 @@ UNFELT = 1e-4
 def test_tokens_of_an_aligned_ddt_say_more_of_what_the_teacher_sees(tmp_path):
     plan = convergence.Plan(steps=240)
     tree = aligned_runs.generator(DDT(**aligned_runs.SIZE, encoder_depth=4), plan, aligned=True)
-    tree = dataclasses.replace(tree, optimizer=AdamW(learning_rate=2.0**-8, warmup_steps=20))
+    tree = dataclasses.replace(tree, optimizer=dataclasses.replace(tree.optimizer, learning_rate=2.0**-8))
     runs = convergence.Runs(claim.Workplace(jax.devices()[:1], tmp_path), plan, tree)
     found = {}
     with jax.set_mesh(runs.mesh):
